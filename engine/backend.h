@@ -1,0 +1,87 @@
+/* The op table: what a device can do, and nothing else the engine knows of it.
+ *
+ * cpu/ is the definition, cuda/ the fast copy; a test holds them equal op by op. Every op takes the step's context,
+ * writes only scratch and kv, is asynchronous where the device is, and fails with ERR_DEVICE. Ops run in the order they
+ * are called. `x` below is scratch.hidden (float32); `act` is activation_dtype; sums are float32. */
+#ifndef QUERN_ENGINE_BACKEND_H
+#define QUERN_ENGINE_BACKEND_H
+
+#include "engine/context.h"
+#include "engine/error.h"
+#include "engine/weights.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct device; // defined by each backend for itself
+
+struct device_options {
+    int32_t n_threads;   // worker threads of the CPU backend, the caller included; 0: all cores
+    const char *cpu_isa; // "auto" or NULL: the best that the processor has; "plain", "avx2", "avx512", "avx512bf16"
+    int32_t index;       // which device of several
+};
+
+struct device_memory {
+    size_t free_bytes;
+    size_t total_bytes;
+};
+
+struct backend_ops {
+    const char *name; // "cpu", "cuda"
+    enum dtype activation_dtype;
+    enum dtype kv_dtype;
+    int32_t default_batch_tokens; // rows of one step when the user does not say
+    size_t default_kv_bytes;      // likewise for the KV pool; 0: what is left of the memory share
+
+    /* The device and its memory. destroy and free take NULL. copies are ordered with the ops. */
+    struct device *(*device_create)(const struct device_options *options, struct error *err);
+    void (*device_destroy)(struct device *device);
+    void (*device_describe)(const struct device *device, char *text, size_t size); // "NVIDIA H200, 132 SMs, 140 GiB"
+    bool (*device_memory)(struct device *device, struct device_memory *memory, struct error *err);
+    void *(*alloc)(struct device *device, size_t bytes, struct error *err); // 256-byte aligned, not cleared
+    void (*free)(struct device *device, void *memory);
+    void *(*alloc_host)(struct device *device, size_t bytes, struct error *err); // page-locked if that matters
+    void (*free_host)(struct device *device, void *memory);
+    bool (*copy_to_device)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+    bool (*copy_to_host)(struct device *device, void *to, const void *from, size_t bytes, struct error *err); // waits
+    bool (*synchronize)(struct device *device, struct error *err);
+    /* Bytes per second of reading (CPU, all threads) or copying (CUDA, read + write) device memory, measured now. */
+    bool (*measure_bandwidth)(struct device *device, double *bytes_per_second, struct error *err);
+
+    /* Bytes of scratch.workspace that the ops need at these limits. */
+    size_t (*workspace_bytes)(const struct model_shape *shape, const struct context_limits *limits);
+
+    /* x[r] = embedding[tokens[r]]. */
+    bool (*embed)(const struct context *ctx, const struct weights *weights, struct error *err);
+
+    /* n = rmsnorm(x[r]) * input_norm; qkv = n · qkvᵀ; q and k: per head rmsnorm * q_norm / k_norm, then RoPE (rotate
+     * half) at positions[r]. q goes to scratch.q, k and v to kv at kv_slots[r]. The separate form leaves n in normed
+     * and the projection in qkv. */
+    bool (*rmsnorm_qkv)(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+
+    /* attention[r][h] = softmax(q[r][h] · Kᵀ / sqrt(head_dim)) · V over positions [0, positions[r]] of the row's
+     * sequence, K and V of head h / (n_heads / n_kv_heads) through block_tables. */
+    bool (*paged_attention)(const struct context *ctx, int32_t layer, struct error *err);
+
+    /* x[r] += attention[r] · attention_outputᵀ. */
+    bool (*attention_output)(const struct context *ctx, const struct weights *weights, int32_t layer,
+                             struct error *err);
+
+    /* n = rmsnorm(x[r]) * post_attention_norm; x[r] += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ. */
+    bool (*mlp)(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+
+    /* logits[i] = (rmsnorm(x[samples[i].row]) * final_norm) · lm_headᵀ. */
+    bool (*lm_head)(const struct context *ctx, const struct weights *weights, struct error *err);
+
+    /* sampled[i] from logits[i] and samples[i], as engine/sampling.h defines. */
+    bool (*sample)(const struct context *ctx, struct error *err);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,133 @@
+/* Everything one step needs, in one struct that every op takes first.
+ *
+ * context_prepare turns the scheduler's choice into device arrays; the ops of that step all read the same positions,
+ * slots, lengths and block tables. There is no other way to tell an op what to compute, so a fused projection and the
+ * attention after it cannot disagree. Addresses and strides never change after context_create. One context per rank. */
+#ifndef QUERN_ENGINE_CONTEXT_H
+#define QUERN_ENGINE_CONTEXT_H
+
+#include "engine/error.h"
+#include "engine/model_shape.h"
+#include "engine/sampling.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct backend_ops;
+struct device;
+
+/* One row of logits to compute and sample. */
+struct sample_row {
+    struct sampling_params params;
+    int32_t row;      // in [0, n_rows)
+    int32_t position; // of the token that is sampled: keys its randomness
+};
+
+/* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses. */
+struct batch {
+    int32_t n_rows;
+    int32_t n_seqs;
+    int32_t n_decode;      // sequences [0, n_decode) have one row each; the rest are prefill chunks
+    int32_t n_samples;     // sequences whose last token is in this step
+    int32_t max_kv_len;    // largest of kv_lens
+    int32_t max_query_len; // largest chunk
+    int32_t *tokens;       // [n_rows]
+    int32_t *positions;    // [n_rows]
+    int32_t *kv_slots;     // [n_rows] block * block_size + offset: where the row's K and V are written
+    int32_t *row_seqs;     // [n_rows] the row's sequence in this batch
+    int32_t *query_starts; // [n_seqs + 1] first row of each sequence
+    int32_t *kv_lens;      // [n_seqs] tokens visible after this step; the last row of sequence s is at kv_lens[s] - 1
+    int32_t *block_tables; // [n_seqs][max_blocks] of stride max_blocks
+    struct sample_row *samples; // [n_samples]
+};
+
+/* Keys and values of all sequences, in blocks of block_size tokens.
+ * data: [n_layers][2: K, V][n_blocks][n_kv_heads][block_size][head_dim] of the backend's kv_dtype. */
+struct kv_cache {
+    void *data; // owned, device memory
+    size_t bytes;
+    enum dtype dtype;
+    int32_t n_blocks;
+    int32_t block_size;
+};
+
+/* Activations of one step, sized for the largest. `act` is the backend's activation_dtype. */
+struct scratch {
+    float *hidden;    // [max_rows][hidden] the residual stream
+    void *normed;     // act [max_rows][hidden]
+    void *qkv;        // act [max_rows][qkv_columns] before QK-norm; unused by a fused rmsnorm_qkv
+    void *q;          // act [max_rows][n_heads][head_dim] after QK-norm and RoPE
+    void *attention;  // act [max_rows][n_heads][head_dim]
+    void *gate_up;    // act [max_rows][2*intermediate]
+    void *activated;  // act [max_rows][intermediate] silu(gate) * up
+    float *logits;    // [max_seqs][vocab] row i belongs to samples[i]
+    int32_t *sampled; // [max_seqs] token ids, or SAMPLED_NOT_FINITE
+    void *workspace;  // backend-private, ops->workspace_bytes
+    size_t workspace_bytes;
+};
+
+struct context_limits {
+    int32_t max_rows;   // tokens in one step
+    int32_t max_seqs;   // sequences in one step
+    int32_t max_blocks; // blocks of one sequence
+    int32_t block_size;
+    int32_t n_blocks; // in the pool
+};
+
+struct context {
+    const struct backend_ops *ops;   // borrowed
+    const struct model_shape *shape; // borrowed
+    struct device *device;           // borrowed; backend-private: stream, handles, threads
+    struct context_limits limits;
+    struct kv_cache kv;     // owned
+    struct scratch scratch; // owned
+    struct batch batch;     // device arrays; valid from context_prepare to the next
+    struct batch host;      // the same in host memory, owned
+    void *device_memory;    // owned: scratch and batch
+    void *host_memory;      // owned, pinned where the backend has that
+    size_t host_bytes;      // of the arrays before block_tables: copied whole each step
+};
+
+/* Device bytes for scratch and batch arrays, and for the KV cache, of a context with these limits. */
+size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_shape *shape,
+                             const struct context_limits *limits);
+size_t context_kv_block_bytes(const struct backend_ops *ops, const struct model_shape *shape, int32_t block_size);
+
+struct context *context_create(const struct backend_ops *ops, struct device *device, const struct model_shape *shape,
+                               const struct context_limits *limits, struct error *err);
+void context_destroy(struct context *ctx);
+
+/* One sequence's part of a step: n_rows tokens from position start. */
+struct batch_sequence {
+    const int32_t *tokens; // [n_rows]
+    int32_t start;
+    int32_t n_rows;
+    const int32_t *blocks; // [n_blocks] covering positions [0, start + n_rows)
+    int32_t n_blocks;
+    bool sample; // the last row's logits are wanted
+    struct sampling_params sampling;
+};
+
+/* Sequences of one row come first, then chunks. Asserts the limits: the scheduler keeps them. */
+bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs, struct error *err);
+
+/* Where one layer's K or V begins; index by kv_offset. */
+static inline size_t kv_plane_elements(const struct context *ctx) {
+    return (size_t)ctx->kv.n_blocks * (size_t)ctx->shape->n_kv_heads * (size_t)ctx->kv.block_size *
+           (size_t)ctx->shape->head_dim;
+}
+static inline void *kv_keys(const struct context *ctx, int32_t layer) {
+    return (char *)ctx->kv.data + (size_t)(2 * layer) * kv_plane_elements(ctx) * dtype_bytes(ctx->kv.dtype);
+}
+static inline void *kv_values(const struct context *ctx, int32_t layer) {
+    return (char *)ctx->kv.data + (size_t)(2 * layer + 1) * kv_plane_elements(ctx) * dtype_bytes(ctx->kv.dtype);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

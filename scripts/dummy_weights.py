@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Write the weights that `--load-format dummy` makes as a safetensors folder, for programs that only load files.
+
+    dummy_weights.py CONFIG_JSON FOLDER [--seed N]
+
+CONFIG_JSON is any Qwen3 config.json, such as one of config/shapes. The formula is that of engine/dummy_weights.h.
+Needs numpy.
+"""
+import argparse
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+
+MATRIX_SCALE = np.float32(0.02 * 3**0.5 / 32768)
+NORM_SCALE = np.float32(2.0**-18)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+CHUNK = 1 << 22  # elements, a multiple of 4
+
+
+def mix(word):
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+def tensor_key(seed, name):
+    value = 0xCBF29CE484222325
+    for byte in name.encode():
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return mix(np.array([seed ^ value], dtype=np.uint64))
+
+
+def tensor_elements(key, first, count, is_norm):
+    """bf16 elements [first, first + count) as uint16; first is a multiple of 4."""
+    words = np.arange(first // 4 + 1, (first + count + 3) // 4 + 1, dtype=np.uint64)
+    x = mix(key + words * GOLDEN).astype("<u8").view("<i2")[:count].astype(np.float32)
+    value = np.float32(1) + x * NORM_SCALE if is_norm else x * MATRIX_SCALE
+    bits = value.view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+
+
+def tensor_shapes(config):
+    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    head_dim = config.get("head_dim") or 128
+    q_columns = config["num_attention_heads"] * head_dim
+    kv_columns = config["num_key_value_heads"] * head_dim
+    yield "model.embed_tokens.weight", [vocab, hidden]
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "input_layernorm.weight", [hidden]
+        yield prefix + "self_attn.q_proj.weight", [q_columns, hidden]
+        yield prefix + "self_attn.k_proj.weight", [kv_columns, hidden]
+        yield prefix + "self_attn.v_proj.weight", [kv_columns, hidden]
+        yield prefix + "self_attn.q_norm.weight", [head_dim]
+        yield prefix + "self_attn.k_norm.weight", [head_dim]
+        yield prefix + "self_attn.o_proj.weight", [hidden, q_columns]
+        yield prefix + "post_attention_layernorm.weight", [hidden]
+        yield prefix + "mlp.gate_proj.weight", [inner, hidden]
+        yield prefix + "mlp.up_proj.weight", [inner, hidden]
+        yield prefix + "mlp.down_proj.weight", [hidden, inner]
+    yield "model.norm.weight", [hidden]
+    if not config.get("tie_word_embeddings"):
+        yield "lm_head.weight", [vocab, hidden]
+
+
+def write(config_path, folder, seed):
+    config = json.loads(config_path.read_text())
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in tensor_shapes(config):
+        end = offset + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(config_path, folder / "config.json")
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in tensor_shapes(config):
+            key, size = tensor_key(seed, name), int(np.prod(shape))
+            for first in range(0, size, CHUNK):
+                tensor_elements(key, first, min(CHUNK, size - first), len(shape) == 1).tofile(file)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="config.json with the shape")
+    parser.add_argument("folder", type=Path, help="made if absent; gets config.json and model.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    write(arguments.config, arguments.folder, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
