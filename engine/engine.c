@@ -1,0 +1,239 @@
+#include "engine/engine_internal.h"
+
+#include "engine/memory_plan.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define GIB (1024.0 * 1024.0 * 1024.0)
+
+int64_t engine_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* --- create and destroy ----------------------------------------------------------------------------------------- */
+
+static void log_plan(struct log *log, const struct engine_info *info, const struct memory_plan *plan) {
+    log_message(log, LOG_INFO,
+                "memory: weights %.2f GiB, scratch %.2f GiB, KV %.2f GiB = %d blocks of %d tokens (%lld tokens), of "
+                "%.2f GiB allowed",
+                (double)plan->weights_bytes / GIB, (double)plan->scratch_bytes / GIB, (double)plan->kv_bytes / GIB,
+                plan->limits.n_blocks, plan->limits.block_size,
+                (long long)plan->limits.n_blocks * plan->limits.block_size, (double)plan->budget_bytes / GIB);
+    if (plan->max_model_len < info->model.shape.max_positions)
+        log_message(log, LOG_WARN, "sequences are limited to %d tokens; the model allows %d", plan->max_model_len,
+                    info->model.shape.max_positions);
+}
+
+static bool load_model(struct engine *engine, struct error *err) {
+    const struct engine_options *options = &engine->options;
+    const struct backend_ops *ops = options->ops;
+    struct engine_info *info = &engine->info;
+    if (!(options->config_file ? model_config_load_file(&info->model, options->config_file, err)
+                               : model_config_load(&info->model, options->model_folder, err)))
+        return false;
+
+    struct device_options device_options = {.n_threads = options->n_threads, .cpu_isa = options->cpu_isa};
+    engine->device = ops->device_create(&device_options, err);
+    if (!engine->device) return false;
+    info->backend = ops->name;
+    ops->device_describe(engine->device, info->device, sizeof info->device);
+    log_message(options->log, LOG_INFO, "device: %s", info->device);
+
+    struct device_memory memory;
+    struct memory_plan plan;
+    if (!ops->device_memory(engine->device, &memory, err)) return false;
+    if (!memory_plan_make(&plan, options, &info->model.shape, &memory, err)) return false;
+    log_plan(options->log, info, &plan);
+    info->max_model_len = plan.max_model_len;
+    info->max_seqs = plan.limits.max_seqs;
+    info->max_batch_tokens = plan.limits.max_rows;
+    info->block_size = plan.limits.block_size;
+    info->n_blocks = plan.limits.n_blocks;
+    info->weights_bytes = plan.weights_bytes;
+    info->scratch_bytes = plan.scratch_bytes;
+    info->kv_bytes = plan.kv_bytes;
+    info->kv_token_bytes =
+        context_kv_block_bytes(ops, &info->model.shape, plan.limits.block_size) / (size_t)plan.limits.block_size;
+
+    struct weights_source source = {
+        .ops = ops,
+        .device = engine->device,
+        .shape = &info->model.shape,
+        .folder = options->dummy_weights ? NULL : options->model_folder,
+        .seed = options->seed,
+        .log = options->log,
+    };
+    if (!weights_init(&engine->weights, &source, err)) return false;
+    engine->ctx = context_create(ops, engine->device, &info->model.shape, &plan.limits, err);
+    return engine->ctx != NULL;
+}
+
+static bool create_queues(struct engine *engine, struct error *err) {
+    const struct engine_options *options = &engine->options;
+    const struct engine_info *info = &engine->info;
+    uint64_t seed;
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed) return fail(err, ERR_IO, "getrandom gave no bytes");
+    engine->pool = block_pool_create(info->n_blocks, info->block_size, seed, err);
+    if (!engine->pool) return false;
+    struct scheduler_options scheduler_options = {.max_seqs = info->max_seqs,
+                                                  .max_rows = info->max_batch_tokens,
+                                                  .prefix_cache = options->prefix_cache,
+                                                  .pool = engine->pool};
+    if (!scheduler_init(&engine->scheduler, &scheduler_options, err)) return false;
+    engine->max_live = info->max_seqs + options->max_queue;
+    engine->live = calloc((size_t)engine->max_live, sizeof(struct sequence *));
+    engine->outcomes = calloc((size_t)engine->max_live, sizeof *engine->outcomes);
+    engine->batch = calloc((size_t)info->max_seqs, sizeof *engine->batch);
+    if (!engine->live || !engine->outcomes || !engine->batch)
+        return fail(err, ERR_MEMORY, "no memory for %d requests", engine->max_live);
+    engine->sampled = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(int32_t), err);
+    return engine->sampled != NULL;
+}
+
+struct engine *engine_create(const struct engine_options *options, struct error *err) {
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) {
+        fail(err, ERR_MEMORY, "no memory for an engine");
+        return NULL;
+    }
+    engine->options = *options;
+    engine_stats_init(&engine->stats);
+    pthread_mutex_init(&engine->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&engine->wake, NULL);
+    pthread_cond_init(&engine->idle, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+
+    if (!load_model(engine, err) || !create_queues(engine, err)) goto fail;
+    engine->stats.n_blocks = engine->info.n_blocks;
+    if (pthread_create(&engine->thread, NULL, engine_thread, engine) != 0) {
+        fail(err, ERR_INTERNAL, "the engine thread did not start");
+        goto fail;
+    }
+    engine->thread_started = true;
+    return engine;
+
+fail:
+    engine_destroy(engine);
+    return NULL;
+}
+
+void engine_destroy(struct engine *engine) {
+    if (!engine) return;
+    if (engine->thread_started) {
+        pthread_mutex_lock(&engine->lock);
+        engine->stopping = true;
+        pthread_cond_signal(&engine->wake);
+        pthread_mutex_unlock(&engine->lock);
+        pthread_join(engine->thread, NULL);
+    }
+    const struct backend_ops *ops = engine->options.ops;
+    ops->free_host(engine->device, engine->sampled);
+    free(engine->batch);
+    free(engine->outcomes);
+    free(engine->live);
+    scheduler_finish(&engine->scheduler);
+    block_pool_destroy(engine->pool);
+    context_destroy(engine->ctx);
+    weights_finish(&engine->weights);
+    ops->device_destroy(engine->device);
+    pthread_cond_destroy(&engine->idle);
+    pthread_cond_destroy(&engine->wake);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+/* --- the door --------------------------------------------------------------------------------------------------- */
+
+const struct engine_info *engine_info(const struct engine *engine) {
+    return &engine->info;
+}
+
+static bool check_request(const struct engine *engine, const struct engine_request *request, struct error *err) {
+    const struct engine_info *info = &engine->info;
+    if (request->n_prompt < 1) return fail(err, ERR_INVALID, "the prompt is empty: at least one token is needed");
+    if (request->n_prompt >= info->max_model_len)
+        return fail(err, ERR_INVALID, "the prompt has %d tokens; at most %d are allowed, so that one can be generated",
+                    request->n_prompt, info->max_model_len - 1);
+    if (request->max_new_tokens < 1)
+        return fail(err, ERR_INVALID, "%d tokens were asked for; at least 1 is allowed", request->max_new_tokens);
+    for (int32_t i = 0; i < request->n_prompt; ++i) {
+        if (request->prompt[i] < 0 || request->prompt[i] >= info->model.shape.vocab)
+            return fail(err, ERR_INVALID, "token %d of the prompt is %d; allowed are 0 to %d", i, request->prompt[i],
+                        info->model.shape.vocab - 1);
+    }
+    return true;
+}
+
+/* With the lock held: may one more request come in? */
+static bool admit(const struct engine *engine, struct error *err) {
+    if (engine->stats.failed) return fail(err, ERR_UNAVAILABLE, "the device has failed: %.400s", engine->stats.failure);
+    if (engine->stopping || engine->draining) return fail(err, ERR_UNAVAILABLE, "the server is stopping");
+    if (engine->n_live == engine->max_live)
+        return fail(err, ERR_BUSY, "%d requests are running or waiting, which is the limit; try again later",
+                    engine->n_live);
+    return true;
+}
+
+bool engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct error *err) {
+    if (!check_request(engine, request, err)) return false;
+    struct sequence *sequence = sequence_create(request, engine->info.max_model_len, engine->info.block_size, err);
+    if (!sequence) return false;
+    sequence->submit_ns = engine_now_ns();
+    pthread_mutex_lock(&engine->lock);
+    bool admitted = admit(engine, err);
+    if (admitted) {
+        *id = sequence->id = ++engine->next_id;
+        engine->live[engine->n_live++] = sequence;
+        sequence_queue_push_back(&engine->inbox, sequence);
+        pthread_cond_signal(&engine->wake);
+    }
+    pthread_mutex_unlock(&engine->lock);
+    if (!admitted) sequence_destroy(sequence);
+    return admitted;
+}
+
+void engine_cancel(struct engine *engine, uint64_t id) {
+    pthread_mutex_lock(&engine->lock);
+    for (int32_t i = 0; i < engine->n_live; ++i) {
+        if (engine->live[i]->id != id) continue;
+        engine->live[i]->cancelled = engine->any_cancelled = true;
+        pthread_cond_signal(&engine->wake);
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+bool engine_drain(struct engine *engine, int32_t timeout_ms) {
+    struct timespec deadline;
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += timeout_ms / 1000;
+    deadline.tv_nsec += timeout_ms % 1000 * 1000000L;
+    if (deadline.tv_nsec >= 1000000000) {
+        deadline.tv_sec++;
+        deadline.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->draining = true;
+    int waited = 0;
+    while (engine->n_live > 0 && waited == 0) waited = pthread_cond_timedwait(&engine->idle, &engine->lock, &deadline);
+    bool drained = engine->n_live == 0;
+    pthread_mutex_unlock(&engine->lock);
+    return drained;
+}
+
+void engine_stats(struct engine *engine, struct engine_stats *stats) {
+    pthread_mutex_lock(&engine->lock);
+    *stats = engine->stats;
+    stats->n_waiting += engine->inbox.count;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+bool engine_measure_bandwidth(struct engine *engine, double *bytes_per_second, struct error *err) {
+    return engine->options.ops->measure_bandwidth(engine->device, bytes_per_second, err);
+}

@@ -1,0 +1,114 @@
+/* The narrow door to generation: token ids in, token ids out.
+ *
+ * The engine owns one thread, which alone touches sequences, blocks and the context and runs one step after another:
+ * choose rows, prepare the context, run the model, hand each sampled token to its request's listener. Any thread may
+ * submit, cancel and read statistics. Nothing is allocated on the device after create. */
+#ifndef QUERN_ENGINE_ENGINE_H
+#define QUERN_ENGINE_ENGINE_H
+
+#include "engine/error.h"
+#include "engine/log.h"
+#include "engine/model_config.h"
+#include "engine/sampling.h"
+#include "engine/stats.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend_ops;
+struct engine;
+
+struct engine_options {
+    const struct backend_ops *ops; // borrowed, static
+    const char *model_folder;      // config.json, and weights unless dummy_weights
+    const char *config_file;       // NULL: config.json in model_folder; else that file, with dummy_weights
+    bool dummy_weights;            // seeded random weights instead of the folder's
+    uint64_t seed;                 // of dummy weights
+    int32_t n_threads;             // CPU backend: 0 for all cores
+    const char *cpu_isa;           // CPU backend: NULL for the best there is
+    int32_t block_size;            // tokens per KV block
+    size_t kv_bytes;               // of the KV pool; 0: from memory_share
+    double memory_share;           // of the device's memory for weights, scratch and KV together, (0, 1]
+    int32_t max_seqs;              // running at once
+    int32_t max_batch_tokens;      // rows of one step; 0: the backend's default
+    int32_t max_model_len;         // prompt and generated tokens of one sequence; 0: the model's, clamped to the pool
+    int32_t max_queue;             // requests accepted beyond max_seqs; then submit answers ERR_BUSY
+    bool prefix_cache;
+    struct log *log; // borrowed, may be NULL
+};
+
+/* Loads the model and starts the thread; takes as long as the weights take to read. */
+struct engine *engine_create(const struct engine_options *options, struct error *err);
+/* Ends every request with FINISH_CANCELLED, stops the thread, frees all. Takes NULL. */
+void engine_destroy(struct engine *engine);
+
+/* What was loaded; constant after create. */
+struct engine_info {
+    struct model_config model;
+    const char *backend; // "cpu", "cuda"
+    char device[128];
+    int32_t max_model_len;
+    int32_t max_seqs;
+    int32_t max_batch_tokens;
+    int32_t block_size;
+    int32_t n_blocks;
+    size_t weights_bytes;
+    size_t scratch_bytes;
+    size_t kv_bytes;
+    size_t kv_token_bytes; // of one token in all layers
+};
+const struct engine_info *engine_info(const struct engine *engine);
+
+enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR, FINISH_REASONS };
+
+enum engine_event_kind { ENGINE_TOKEN, ENGINE_FINISHED };
+
+struct engine_event {
+    enum engine_event_kind kind;
+    int32_t token;             // ENGINE_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
+    enum finish_reason reason; // ENGINE_FINISHED, and the rest
+    struct error error;        // FINISH_ERROR
+    int32_t n_prompt;
+    int32_t n_cached; // prompt tokens that were found in the prefix cache
+    int32_t n_generated;
+    int32_t n_preemptions;
+    int64_t queue_ns;       // submit to first scheduled
+    int64_t first_token_ns; // submit to first token, 0 without one
+    int64_t total_ns;       // submit to finish
+};
+
+/* Called on the engine thread: must be quick and must not call the engine. Each accepted request gets exactly one
+ * ENGINE_FINISHED, its last event. Events may come before engine_submit returns. */
+typedef void engine_listener(void *user, const struct engine_event *event);
+
+struct engine_request {
+    const int32_t *prompt;  // [n_prompt], copied
+    int32_t n_prompt;       // 1 to max_model_len - 1
+    int32_t max_new_tokens; // at least 1; cut so that the sequence fits max_model_len
+    struct sampling_params sampling;
+    bool ignore_eos;
+    engine_listener *listener;
+    void *user;
+};
+
+/* *id names the request for engine_cancel. ERR_INVALID: the request; ERR_BUSY: the queue is full; ERR_UNAVAILABLE: the
+ * device failed or the engine is draining. */
+bool engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct error *err);
+
+/* Asks to end a request: it finishes with FINISH_CANCELLED before the next step. Unknown or finished: no effect. */
+void engine_cancel(struct engine *engine, uint64_t id);
+
+/* Refuses new requests, then waits until all have finished or the time is over; true: all finished. */
+bool engine_drain(struct engine *engine, int32_t timeout_ms);
+
+/* A consistent copy. */
+void engine_stats(struct engine *engine, struct engine_stats *stats);
+
+/* Memory bandwidth of the device in bytes per second, measured now; the engine must be idle. */
+bool engine_measure_bandwidth(struct engine *engine, double *bytes_per_second, struct error *err);
+
+/* Monotonic time, the clock of all statistics. */
+int64_t engine_now_ns(void);
+
+#endif

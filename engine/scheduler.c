@@ -1,0 +1,182 @@
+#include "engine/scheduler.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool scheduler_init(struct scheduler *scheduler, const struct scheduler_options *options, struct error *err) {
+    assert(options->max_seqs > 0 && options->max_rows >= options->max_seqs);
+    size_t n = (size_t)options->max_seqs;
+    *scheduler = (struct scheduler){.options = *options};
+    scheduler->step.parts = calloc(n, sizeof *scheduler->step.parts);
+    scheduler->chunks = calloc(n, sizeof *scheduler->chunks);
+    if (!scheduler->step.parts || !scheduler->chunks) {
+        scheduler_finish(scheduler);
+        return fail(err, ERR_MEMORY, "no memory to schedule %d sequences", options->max_seqs);
+    }
+    return true;
+}
+
+void scheduler_finish(struct scheduler *scheduler) {
+    assert(scheduler->running.count == 0 && scheduler->waiting.count == 0);
+    free(scheduler->step.parts);
+    free(scheduler->chunks);
+    scheduler->step.parts = scheduler->chunks = NULL;
+}
+
+void scheduler_add(struct scheduler *scheduler, struct sequence *sequence) {
+    sequence_queue_push_back(&scheduler->waiting, sequence);
+}
+
+static bool is_running(const struct sequence *sequence) {
+    return sequence->n_blocks > 0;
+}
+
+/* Back to nothing computed. Last block first: the pool then reuses ends of prefixes before their beginnings. */
+static void release_blocks(struct scheduler *scheduler, struct sequence *sequence) {
+    while (sequence->n_blocks > 0) block_pool_release(scheduler->options.pool, sequence->blocks[--sequence->n_blocks]);
+    sequence->n_computed = 0;
+    sequence->n_published = 0;
+}
+
+void scheduler_remove(struct scheduler *scheduler, struct sequence *sequence) {
+    sequence_queue_remove(is_running(sequence) ? &scheduler->running : &scheduler->waiting, sequence);
+    release_blocks(scheduler, sequence);
+}
+
+static void preempt(struct scheduler *scheduler, struct sequence *sequence) {
+    sequence_queue_remove(&scheduler->running, sequence);
+    release_blocks(scheduler, sequence);
+    sequence_queue_push_front(&scheduler->waiting, sequence);
+    sequence->n_preemptions++;
+    scheduler->counts.preemptions++;
+}
+
+static int32_t blocks_for(const struct scheduler *scheduler, int32_t n_tokens) {
+    int32_t block_size = block_pool_block_size(scheduler->options.pool);
+    return (n_tokens + block_size - 1) / block_size;
+}
+
+/* Blocks for n_tokens in all, or as many as there are. */
+static bool grow(struct scheduler *scheduler, struct sequence *sequence, int32_t n_tokens) {
+    int32_t wanted = blocks_for(scheduler, n_tokens);
+    while (sequence->n_blocks < wanted) {
+        int32_t block = block_pool_alloc(scheduler->options.pool);
+        if (block < 0) return false;
+        sequence->blocks[sequence->n_blocks++] = block;
+    }
+    return true;
+}
+
+/* Takes the published blocks of the sequence's prefix. The last token is always computed: its logits are wanted. */
+static void take_cached_prefix(struct scheduler *scheduler, struct sequence *sequence) {
+    struct block_pool *pool = scheduler->options.pool;
+    int32_t block_size = block_pool_block_size(pool);
+    sequence->hash = block_pool_root(pool);
+    if (!scheduler->options.prefix_cache) return;
+    while ((sequence->n_published + 1) * block_size < sequence->n_tokens) {
+        const int32_t *tokens = sequence->tokens + sequence->n_published * block_size;
+        struct block_hash hash = block_pool_extend(pool, sequence->hash, tokens);
+        int32_t block = block_pool_find(pool, hash);
+        if (block < 0) break;
+        sequence->blocks[sequence->n_blocks++] = block;
+        sequence->n_published++;
+        sequence->hash = hash;
+    }
+    sequence->n_computed = sequence->n_published * block_size;
+}
+
+static void count_prefix(struct scheduler *scheduler, struct sequence *sequence) {
+    if (!scheduler->options.prefix_cache) return;
+    scheduler->counts.prefix_queries += (uint64_t)sequence->n_tokens;
+    scheduler->counts.prefix_hits += (uint64_t)sequence->n_computed;
+    if (sequence->n_preemptions == 0) sequence->n_cached = sequence->n_computed;
+}
+
+static void add_part(struct scheduler *scheduler, struct sequence *sequence, int32_t n_rows, int32_t *n_chunks) {
+    struct step_part part = {
+        .sequence = sequence, .n_rows = n_rows, .sample = sequence->n_computed + n_rows == sequence->n_tokens};
+    if (n_rows == 1)
+        scheduler->step.parts[scheduler->step.n_parts++] = part;
+    else
+        scheduler->chunks[(*n_chunks)++] = part;
+}
+
+static int32_t min(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+/* Running sequences, oldest first; the youngest make room. Returns the rows left for new ones, 0 after a preemption. */
+static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
+    int32_t n_unplanned = scheduler->running.count, budget = scheduler->options.max_rows;
+    bool preempted = false;
+    struct sequence *sequence = scheduler->running.first;
+    while (sequence) {
+        n_unplanned--; // each of the younger ones keeps a row, if only for its decode
+        int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget - n_unplanned);
+        bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
+        while (!fits && scheduler->running.last != sequence) {
+            preempt(scheduler, scheduler->running.last);
+            preempted = true;
+            n_unplanned--;
+            fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
+        }
+        struct sequence *next = sequence->next;
+        if (fits) {
+            add_part(scheduler, sequence, n_rows, n_chunks);
+            budget -= n_rows;
+        } else {
+            preempt(scheduler, sequence);
+            preempted = true;
+        }
+        sequence = next;
+    }
+    return preempted ? 0 : budget;
+}
+
+/* Waiting sequences in order, while rows and blocks for all that they have so far are there. */
+static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n_chunks) {
+    while (budget > 0 && scheduler->waiting.first && scheduler->running.count < scheduler->options.max_seqs) {
+        struct sequence *sequence = scheduler->waiting.first;
+        take_cached_prefix(scheduler, sequence);
+        int32_t wanted = blocks_for(scheduler, sequence->n_tokens) - sequence->n_blocks;
+        if (wanted > block_pool_n_free(scheduler->options.pool)) {
+            release_blocks(scheduler, sequence);
+            return;
+        }
+        count_prefix(scheduler, sequence);
+        int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget);
+        bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
+        assert(fits);
+        (void)fits;
+        sequence_queue_remove(&scheduler->waiting, sequence);
+        sequence_queue_push_back(&scheduler->running, sequence);
+        add_part(scheduler, sequence, n_rows, n_chunks);
+        budget -= n_rows;
+    }
+}
+
+const struct step *scheduler_plan(struct scheduler *scheduler) {
+    struct step *step = &scheduler->step;
+    int32_t n_chunks = 0;
+    step->n_parts = 0;
+    int32_t budget = plan_running(scheduler, &n_chunks);
+    plan_waiting(scheduler, budget, &n_chunks);
+    memcpy(step->parts + step->n_parts, scheduler->chunks, (size_t)n_chunks * sizeof *step->parts);
+    step->n_parts += n_chunks;
+    assert(step->n_parts > 0 || (scheduler->running.count == 0 && scheduler->waiting.count == 0));
+    return step;
+}
+
+void scheduler_computed(struct scheduler *scheduler, const struct step_part *part) {
+    struct sequence *sequence = part->sequence;
+    struct block_pool *pool = scheduler->options.pool;
+    int32_t block_size = block_pool_block_size(pool);
+    sequence->n_computed += part->n_rows;
+    if (!scheduler->options.prefix_cache) return;
+    while ((sequence->n_published + 1) * block_size <= sequence->n_computed) {
+        int32_t index = sequence->n_published++;
+        sequence->hash = block_pool_extend(pool, sequence->hash, sequence->tokens + index * block_size);
+        block_pool_publish(pool, sequence->blocks[index], sequence->hash);
+    }
+}

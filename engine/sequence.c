@@ -1,0 +1,70 @@
+#include "engine/sequence.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sequence *sequence_create(const struct engine_request *request, int32_t max_model_len, int32_t block_size,
+                                 struct error *err) {
+    assert(request->n_prompt > 0 && request->n_prompt < max_model_len && request->max_new_tokens > 0);
+    int32_t room = max_model_len - request->n_prompt;
+    int32_t max_tokens = request->n_prompt + (request->max_new_tokens < room ? request->max_new_tokens : room);
+    int32_t max_blocks = (max_tokens + block_size - 1) / block_size;
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    if (sequence) {
+        *sequence = (struct sequence){
+            .tokens = malloc((size_t)max_tokens * sizeof *sequence->tokens),
+            .blocks = malloc((size_t)max_blocks * sizeof *sequence->blocks),
+            .n_prompt = request->n_prompt,
+            .n_tokens = request->n_prompt,
+            .max_tokens = max_tokens,
+            .sampling = request->sampling,
+            .ignore_eos = request->ignore_eos,
+            .listener = request->listener,
+            .user = request->user,
+        };
+    }
+    if (!sequence || !sequence->tokens || !sequence->blocks) {
+        fail(err, ERR_MEMORY, "no memory for a request of %d tokens", max_tokens);
+        sequence_destroy(sequence);
+        return NULL;
+    }
+    memcpy(sequence->tokens, request->prompt, (size_t)request->n_prompt * sizeof *request->prompt);
+    return sequence;
+}
+
+void sequence_destroy(struct sequence *sequence) {
+    if (!sequence) return;
+    free(sequence->tokens);
+    free(sequence->blocks);
+    free(sequence);
+}
+
+void sequence_queue_push_back(struct sequence_queue *queue, struct sequence *sequence) {
+    sequence->previous = queue->last;
+    sequence->next = NULL;
+    *(queue->last ? &queue->last->next : &queue->first) = sequence;
+    queue->last = sequence;
+    queue->count++;
+}
+
+void sequence_queue_push_front(struct sequence_queue *queue, struct sequence *sequence) {
+    sequence->previous = NULL;
+    sequence->next = queue->first;
+    *(queue->first ? &queue->first->previous : &queue->last) = sequence;
+    queue->first = sequence;
+    queue->count++;
+}
+
+void sequence_queue_remove(struct sequence_queue *queue, struct sequence *sequence) {
+    *(sequence->previous ? &sequence->previous->next : &queue->first) = sequence->next;
+    *(sequence->next ? &sequence->next->previous : &queue->last) = sequence->previous;
+    sequence->previous = sequence->next = NULL;
+    queue->count--;
+}
+
+struct sequence *sequence_queue_pop_front(struct sequence_queue *queue) {
+    struct sequence *sequence = queue->first;
+    if (sequence) sequence_queue_remove(queue, sequence);
+    return sequence;
+}

@@ -1,0 +1,52 @@
+/* One running request: its tokens, how many of them have K and V, the blocks that hold those, and its clock.
+ * Made by the submitting thread, then owned by the engine thread. */
+#ifndef QUERN_ENGINE_SEQUENCE_H
+#define QUERN_ENGINE_SEQUENCE_H
+
+#include "engine/block_pool.h"
+#include "engine/engine.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sequence {
+    uint64_t id;
+    int32_t *tokens; // [max_tokens], owned: the prompt, then what was generated
+    int32_t n_prompt;
+    int32_t n_tokens;
+    int32_t max_tokens;
+    int32_t n_computed; // tokens whose K and V are in blocks; below n_tokens while the sequence lives
+    int32_t n_cached;   // prompt tokens found in the prefix cache when it was first scheduled
+    int32_t *blocks;    // [max_blocks], owned
+    int32_t n_blocks;
+    int32_t n_published;    // full blocks whose hash is known, a prefix of blocks
+    struct block_hash hash; // of those
+    struct sampling_params sampling;
+    bool ignore_eos;
+    bool cancelled;
+    engine_listener *listener;
+    void *user;
+    int32_t n_preemptions;
+    int64_t submit_ns;
+    int64_t scheduled_ns; // first time; 0 before
+    int64_t first_token_ns;
+    int64_t last_token_ns;
+    struct sequence *previous, *next; // in the queue that holds it
+};
+
+/* Copies the request; tokens beyond max_model_len are cut from max_new_tokens. NULL: no memory. */
+struct sequence *sequence_create(const struct engine_request *request, int32_t max_model_len, int32_t block_size,
+                                 struct error *err);
+void sequence_destroy(struct sequence *sequence);
+
+/* A doubly linked queue of sequences; zero is empty. Borrows them. */
+struct sequence_queue {
+    struct sequence *first, *last;
+    int32_t count;
+};
+void sequence_queue_push_back(struct sequence_queue *queue, struct sequence *sequence);
+void sequence_queue_push_front(struct sequence_queue *queue, struct sequence *sequence);
+void sequence_queue_remove(struct sequence_queue *queue, struct sequence *sequence);
+struct sequence *sequence_queue_pop_front(struct sequence_queue *queue); // NULL when empty
+
+#endif

@@ -1,0 +1,459 @@
+#include "tests/test.h"
+
+#include "engine/engine.h"
+#include "tests/unit/hash_backend.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_TOKENS 300
+
+/* What one listener heard. */
+struct heard {
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    int32_t tokens[MAX_TOKENS];
+    int32_t n_tokens;
+    bool finished;
+    struct engine_event end;
+};
+
+static void listen(void *user, const struct engine_event *event) {
+    struct heard *heard = user;
+    pthread_mutex_lock(&heard->lock);
+    assert_false(heard->finished);
+    if (event->kind == ENGINE_TOKEN) {
+        heard->tokens[heard->n_tokens++] = event->token;
+    } else {
+        heard->finished = true;
+        heard->end = *event;
+        pthread_cond_signal(&heard->done);
+    }
+    pthread_mutex_unlock(&heard->lock);
+}
+
+static void heard_init(struct heard *heard) {
+    *heard = (struct heard){.n_tokens = 0};
+    pthread_mutex_init(&heard->lock, NULL);
+    pthread_cond_init(&heard->done, NULL);
+}
+
+static void wait_finished(struct heard *heard) {
+    pthread_mutex_lock(&heard->lock);
+    while (!heard->finished) pthread_cond_wait(&heard->done, &heard->lock);
+    pthread_mutex_unlock(&heard->lock);
+}
+
+static void wait_tokens(struct heard *heard, int32_t n) {
+    for (;;) {
+        pthread_mutex_lock(&heard->lock);
+        bool enough = heard->n_tokens >= n;
+        pthread_mutex_unlock(&heard->lock);
+        if (enough) return;
+        usleep(200);
+    }
+}
+
+static struct engine_options default_options(void) {
+    return (struct engine_options){
+        .model_folder = "tests/fixtures/hash-model",
+        .dummy_weights = true,
+        .block_size = 8,
+        .memory_share = 0.9,
+        .max_seqs = 16,
+        .max_batch_tokens = 48,
+        .max_queue = 200,
+        .prefix_cache = true,
+    };
+}
+
+static struct engine *start_engine(struct engine_options options, const struct hash_faults *faults) {
+    struct error err = {0};
+    options.ops = hash_backend(faults);
+    struct engine *engine = engine_create(&options, &err);
+    if (!engine) fail_msg("engine_create: %s", err.message);
+    return engine;
+}
+
+/* KV bytes of n blocks of 8 tokens: 2 (K, V) x 1 layer x 1 head x 2 x 4 bytes a token. */
+static size_t kv_bytes_of(int32_t n_blocks) {
+    return (size_t)n_blocks * 8 * 16;
+}
+
+static bool submit(struct engine *engine, struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
+                   bool ignore_eos, uint64_t *id, struct error *err) {
+    uint64_t unused;
+    struct engine_request request = {.prompt = prompt,
+                                     .n_prompt = n_prompt,
+                                     .max_new_tokens = n_new,
+                                     .ignore_eos = ignore_eos,
+                                     .listener = listen,
+                                     .user = heard};
+    return engine_submit(engine, &request, id ? id : &unused, err);
+}
+
+/* The tokens that the hash model gives after this prompt, computed without an engine. */
+static int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, int32_t n_new, bool ignore_eos, int32_t *out) {
+    int32_t all[MAX_TOKENS * 2], n = n_prompt;
+    memcpy(all, prompt, (size_t)n_prompt * sizeof *prompt);
+    while (n < n_prompt + n_new) {
+        all[n] = hash_next_token(all, n);
+        if (all[n++] == 0 && !ignore_eos) break;
+    }
+    memcpy(out, all + n_prompt, (size_t)(n - n_prompt) * sizeof *out);
+    return n - n_prompt;
+}
+
+static void assert_answer(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
+                          bool ignore_eos) {
+    int32_t expected[MAX_TOKENS];
+    int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
+    assert_int_equal(heard->n_tokens, n);
+    assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
+    bool stopped = !ignore_eos && expected[n - 1] == 0;
+    assert_int_equal(heard->end.reason, stopped ? FINISH_STOP : FINISH_LENGTH);
+    assert_int_equal(heard->end.n_prompt, n_prompt);
+    assert_int_equal(heard->end.n_generated, n);
+}
+
+static void assert_all_blocks_free(struct engine *engine) {
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    assert_int_equal(stats.n_used_blocks, 0);
+    assert_int_equal(stats.n_running, 0);
+    assert_int_equal(stats.n_waiting, 0);
+}
+
+static void answers_one_request(void **state) {
+    (void)state;
+    struct engine *engine = start_engine(default_options(), NULL);
+    const int32_t prompt[] = {5, 6, 7, 8, 9};
+    struct heard heard;
+    heard_init(&heard);
+    assert_true(submit(engine, &heard, prompt, 5, 40, true, NULL, NULL));
+    wait_finished(&heard);
+    assert_answer(&heard, prompt, 5, 40, true);
+    assert_true(heard.end.first_token_ns > 0 && heard.end.total_ns >= heard.end.first_token_ns);
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+static void ends_at_the_end_token_unless_told_not_to(void **state) {
+    (void)state;
+    struct engine *engine = start_engine(default_options(), NULL);
+    int32_t prompt[] = {0, 1, 2}, expected[MAX_TOKENS], n;
+    do { // a prompt whose answer ends early by itself
+        prompt[0]++;
+        n = expected_tokens(prompt, 3, 60, false, expected);
+    } while (n > 50);
+    struct heard stops, goes_on;
+    heard_init(&stops);
+    heard_init(&goes_on);
+    assert_true(submit(engine, &stops, prompt, 3, 60, false, NULL, NULL));
+    assert_true(submit(engine, &goes_on, prompt, 3, 60, true, NULL, NULL));
+    wait_finished(&stops);
+    wait_finished(&goes_on);
+    assert_int_equal(stops.end.reason, FINISH_STOP);
+    assert_answer(&stops, prompt, 3, 60, false);
+    assert_answer(&goes_on, prompt, 3, 60, true);
+    assert_true(goes_on.n_tokens == 60);
+    engine_destroy(engine);
+}
+
+static void cuts_at_the_model_length(void **state) {
+    (void)state;
+    struct engine_options options = default_options();
+    options.max_model_len = 20;
+    struct engine *engine = start_engine(options, NULL);
+    const int32_t prompt[19] = {1};
+    struct heard heard[2];
+    heard_init(&heard[0]);
+    heard_init(&heard[1]);
+    assert_true(submit(engine, &heard[0], prompt, 19, 100, true, NULL, NULL));
+    assert_true(submit(engine, &heard[1], prompt, 12, 100, true, NULL, NULL));
+    wait_finished(&heard[0]);
+    wait_finished(&heard[1]);
+    assert_int_equal(heard[0].n_tokens, 1);
+    assert_answer(&heard[1], prompt, 12, 8, true);
+    engine_destroy(engine);
+}
+
+/* 64 requests of mixed lengths, many with a common prefix, against the model's own answer. */
+static void run_mixed_load(struct engine *engine, int32_t n_requests, uint32_t seed) {
+    struct heard *heard = calloc((size_t)n_requests, sizeof *heard);
+    int32_t(*prompts)[MAX_TOKENS] = calloc((size_t)n_requests, sizeof *prompts);
+    int32_t n_prompt[256], n_new[256];
+    uint32_t random = seed;
+    for (int32_t i = 0; i < n_requests; ++i) {
+        random = random * 1664525u + 1013904223u;
+        int32_t shared = (int32_t)(random >> 8) % 4 * 20; // 0 to 60 tokens in common with others
+        n_prompt[i] = shared + 1 + (int32_t)(random >> 16) % 90;
+        n_new[i] = 1 + (int32_t)(random >> 24) % 60;
+        for (int32_t t = 0; t < n_prompt[i]; ++t) prompts[i][t] = t < shared ? t + 1 : 1 + (t * 7 + i * 13) % 999;
+        heard_init(&heard[i]);
+        assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, NULL, NULL));
+    }
+    for (int32_t i = 0; i < n_requests; ++i) {
+        wait_finished(&heard[i]);
+        assert_answer(&heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0);
+    }
+    assert_all_blocks_free(engine);
+    free(heard);
+    free(prompts);
+}
+
+static void alone_equals_together(void **state) {
+    (void)state;
+    for (int32_t budget = 16; budget <= 256; budget *= 4) {
+        for (int cached = 0; cached < 2; ++cached) {
+            struct engine_options options = default_options();
+            options.max_batch_tokens = budget;
+            options.prefix_cache = cached;
+            struct engine *engine = start_engine(options, NULL);
+            run_mixed_load(engine, 64, 1);
+            run_mixed_load(engine, 64, 1); // warm
+            struct engine_stats stats;
+            engine_stats(engine, &stats);
+            assert_int_equal(stats.preemptions, 0);
+            assert_int_equal(stats.prefix_hits > 0, cached);
+            engine_destroy(engine);
+        }
+    }
+}
+
+static void a_small_pool_preempts_and_changes_nothing(void **state) {
+    (void)state;
+    for (int cached = 0; cached < 2; ++cached) {
+        struct engine_options options = default_options();
+        options.kv_bytes = kv_bytes_of(33); // one sequence of full length takes 32
+        options.prefix_cache = cached;
+        struct engine *engine = start_engine(options, NULL);
+        run_mixed_load(engine, 64, 1);
+        run_mixed_load(engine, 64, 2);
+        struct engine_stats stats;
+        engine_stats(engine, &stats);
+        assert_true(stats.preemptions > 0);
+        engine_destroy(engine);
+    }
+}
+
+static void finds_a_cached_prefix(void **state) {
+    (void)state;
+    struct engine *engine = start_engine(default_options(), NULL);
+    int32_t prompt[40];
+    for (int32_t i = 0; i < 40; ++i) prompt[i] = i + 1;
+    const struct {
+        int32_t n_prompt, n_cached;
+    } rows[] = {{40, 0}, {40, 32}, {33, 32}, {32, 24}, {9, 8}, {8, 0}}; // the last token is always computed
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct heard heard;
+        heard_init(&heard);
+        assert_true(submit(engine, &heard, prompt, rows[i].n_prompt, 4, true, NULL, NULL));
+        wait_finished(&heard);
+        assert_answer(&heard, prompt, rows[i].n_prompt, 4, true);
+        assert_int_equal(heard.end.n_cached, rows[i].n_cached);
+    }
+    engine_destroy(engine);
+}
+
+static void refuses_bad_requests_with_numbers(void **state) {
+    (void)state;
+    struct engine_options options = default_options();
+    options.max_model_len = 20;
+    struct engine *engine = start_engine(options, NULL);
+    int32_t prompt[30] = {0};
+    struct heard heard;
+    heard_init(&heard);
+    struct error err;
+    assert_false(submit(engine, &heard, prompt, 0, 1, true, NULL, &err));
+    assert_non_null(strstr(err.message, "empty"));
+    assert_false(submit(engine, &heard, prompt, 20, 1, true, NULL, &err));
+    assert_non_null(strstr(err.message, "20 tokens"));
+    assert_non_null(strstr(err.message, "at most 19"));
+    assert_false(submit(engine, &heard, prompt, 5, 0, true, NULL, &err));
+    prompt[3] = HASH_VOCAB;
+    assert_false(submit(engine, &heard, prompt, 5, 1, true, NULL, &err));
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_non_null(strstr(err.message, "0 to 999"));
+    engine_destroy(engine);
+}
+
+static void a_full_queue_is_busy_and_cancel_makes_room(void **state) {
+    (void)state;
+    struct engine_options options = default_options();
+    options.max_seqs = 1;
+    options.max_batch_tokens = 64;
+    options.max_queue = 1;
+    struct hash_faults faults = {.step_us = 1000};
+    struct engine *engine = start_engine(options, &faults);
+    const int32_t prompt[] = {1, 2, 3};
+    struct heard running, queued, refused;
+    heard_init(&running);
+    heard_init(&queued);
+    heard_init(&refused);
+    uint64_t running_id, queued_id;
+    struct error err;
+    assert_true(submit(engine, &running, prompt, 3, 200, true, &running_id, NULL));
+    assert_true(submit(engine, &queued, prompt, 3, 200, true, &queued_id, NULL));
+    assert_false(submit(engine, &refused, prompt, 3, 200, true, NULL, &err));
+    assert_int_equal(err.code, ERR_BUSY);
+    wait_tokens(&running, 3);
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    assert_int_equal(stats.n_running, 1);
+    assert_int_equal(stats.n_waiting, 1);
+
+    engine_cancel(engine, queued_id);
+    wait_finished(&queued);
+    assert_int_equal(queued.end.reason, FINISH_CANCELLED);
+    assert_int_equal(queued.n_tokens, 0);
+    engine_cancel(engine, running_id);
+    engine_cancel(engine, running_id);
+    wait_finished(&running);
+    assert_int_equal(running.end.reason, FINISH_CANCELLED);
+    assert_true(running.n_tokens < 200);
+    engine_cancel(engine, 12345); // unknown: no effect
+    assert_true(engine_drain(engine, 1000));
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+static void a_device_failure_ends_all_and_refuses_more(void **state) {
+    (void)state;
+    struct hash_faults faults = {.fail_at_step = 5};
+    struct engine *engine = start_engine(default_options(), &faults);
+    const int32_t prompt[] = {1, 2, 3};
+    struct heard heard[3];
+    uint64_t unused;
+    int32_t n_accepted = 0;
+    for (int i = 0; i < 3; ++i) {
+        heard_init(&heard[i]);
+        if (submit(engine, &heard[i], prompt, 3, 100, true, &unused, NULL)) n_accepted++;
+    }
+    for (int i = 0; i < n_accepted; ++i) {
+        wait_finished(&heard[i]);
+        assert_int_equal(heard[i].end.reason, FINISH_ERROR);
+        assert_non_null(strstr(heard[i].end.error.message, "failed") ?: strstr(heard[i].end.error.message, "broke"));
+    }
+    struct error err;
+    struct heard late;
+    heard_init(&late);
+    assert_false(submit(engine, &late, prompt, 3, 1, true, NULL, &err));
+    assert_int_equal(err.code, ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "the hash device broke"));
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    assert_true(stats.failed);
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+static void a_logit_that_is_not_finite_ends_one_request_only(void **state) {
+    (void)state;
+    struct hash_faults faults = {.not_finite_after = 30};
+    struct engine *engine = start_engine(default_options(), &faults);
+    int32_t prompt[40];
+    for (int32_t i = 0; i < 40; ++i) prompt[i] = i + 1;
+    struct heard bad, good, again;
+    heard_init(&bad);
+    heard_init(&good);
+    heard_init(&again);
+    assert_true(submit(engine, &bad, prompt, 20, 50, true, NULL, NULL));
+    assert_true(submit(engine, &good, prompt + 1, 35, 50, true, NULL, NULL));
+    wait_finished(&bad);
+    wait_finished(&good);
+    assert_int_equal(bad.end.reason, FINISH_ERROR);
+    assert_int_equal(bad.end.error.code, ERR_NUMERIC);
+    assert_int_equal(bad.n_tokens, 10);
+    assert_answer(&good, prompt + 1, 35, 50, true);
+    assert_true(submit(engine, &again, prompt, 20, 5, true, NULL, NULL)); // its blocks are not offered as a prefix
+    wait_finished(&again);
+    assert_int_equal(again.end.n_cached, 0);
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    assert_int_equal(stats.not_finite, 1);
+    assert_false(stats.failed);
+    engine_destroy(engine);
+}
+
+static void draining_refuses_new_requests_and_waits(void **state) {
+    (void)state;
+    struct hash_faults faults = {.step_us = 2000};
+    struct engine *engine = start_engine(default_options(), &faults);
+    const int32_t prompt[] = {1, 2, 3};
+    struct heard heard;
+    heard_init(&heard);
+    assert_true(submit(engine, &heard, prompt, 3, 30, true, NULL, NULL));
+    assert_false(engine_drain(engine, 1));
+    struct error err;
+    assert_false(submit(engine, &heard, prompt, 3, 30, true, NULL, &err));
+    assert_int_equal(err.code, ERR_UNAVAILABLE);
+    assert_true(engine_drain(engine, 10000));
+    assert_answer(&heard, prompt, 3, 30, true);
+    engine_destroy(engine);
+}
+
+static void destroying_ends_what_runs(void **state) {
+    (void)state;
+    struct hash_faults faults = {.step_us = 1000};
+    struct engine *engine = start_engine(default_options(), &faults);
+    const int32_t prompt[] = {1, 2, 3};
+    struct heard heard;
+    heard_init(&heard);
+    assert_true(submit(engine, &heard, prompt, 3, 250, true, NULL, NULL));
+    engine_destroy(engine);
+    assert_true(heard.finished);
+    assert_int_equal(heard.end.reason, FINISH_CANCELLED);
+}
+
+static void *submit_and_cancel(void *argument) {
+    struct engine *engine = argument;
+    struct heard heard[20];
+    for (int round = 0; round < 20; ++round) {
+        for (int i = 0; i < 20; ++i) {
+            const int32_t prompt[] = {1 + round, 2 + i, 3};
+            uint64_t id;
+            heard_init(&heard[i]);
+            while (!submit(engine, &heard[i], prompt, 3, 1 + i, true, &id, NULL)) usleep(500); // busy
+            if (i % 3 == 0) engine_cancel(engine, id);
+            struct engine_stats stats;
+            engine_stats(engine, &stats);
+            assert_true(stats.n_running <= 16);
+        }
+        for (int i = 0; i < 20; ++i) wait_finished(&heard[i]);
+    }
+    return NULL;
+}
+
+static void many_threads_may_use_one_engine(void **state) {
+    (void)state;
+    struct engine_options options = default_options();
+    options.max_queue = 10;
+    struct engine *engine = start_engine(options, NULL);
+    pthread_t threads[4];
+    for (int i = 0; i < 4; ++i) pthread_create(&threads[i], NULL, submit_and_cancel, engine);
+    for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_one_request),
+        cmocka_unit_test(ends_at_the_end_token_unless_told_not_to),
+        cmocka_unit_test(cuts_at_the_model_length),
+        cmocka_unit_test(alone_equals_together),
+        cmocka_unit_test(a_small_pool_preempts_and_changes_nothing),
+        cmocka_unit_test(finds_a_cached_prefix),
+        cmocka_unit_test(refuses_bad_requests_with_numbers),
+        cmocka_unit_test(a_full_queue_is_busy_and_cancel_makes_room),
+        cmocka_unit_test(a_device_failure_ends_all_and_refuses_more),
+        cmocka_unit_test(a_logit_that_is_not_finite_ends_one_request_only),
+        cmocka_unit_test(draining_refuses_new_requests_and_waits),
+        cmocka_unit_test(destroying_ends_what_runs),
+        cmocka_unit_test(many_threads_may_use_one_engine),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

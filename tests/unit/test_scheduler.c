@@ -1,0 +1,167 @@
+#include "tests/test.h"
+
+#include "engine/scheduler.h"
+
+#include <string.h>
+
+#define BLOCK_SIZE 8
+#define MAX_LEN    128
+
+static void unheard(void *user, const struct engine_event *event) {
+    (void)user, (void)event;
+}
+
+struct bench {
+    struct block_pool *pool;
+    struct scheduler scheduler;
+};
+
+static void setup(struct bench *bench, int32_t n_blocks, int32_t max_seqs, int32_t max_rows) {
+    bench->pool = block_pool_create(n_blocks, BLOCK_SIZE, 1, NULL);
+    struct scheduler_options options = {
+        .max_seqs = max_seqs, .max_rows = max_rows, .prefix_cache = true, .pool = bench->pool};
+    assert_true(scheduler_init(&bench->scheduler, &options, NULL));
+}
+
+static struct sequence *add(struct bench *bench, int32_t n_prompt, int32_t first_token) {
+    int32_t prompt[MAX_LEN];
+    for (int32_t i = 0; i < n_prompt; ++i) prompt[i] = first_token + i;
+    struct engine_request request = {
+        .prompt = prompt, .n_prompt = n_prompt, .max_new_tokens = MAX_LEN, .listener = unheard};
+    struct sequence *sequence = sequence_create(&request, MAX_LEN, BLOCK_SIZE, NULL);
+    scheduler_add(&bench->scheduler, sequence);
+    return sequence;
+}
+
+/* Pretends that the planned step ran and every sampled token is 7. */
+static void run(struct bench *bench, const struct step *step) {
+    for (int32_t i = 0; i < step->n_parts; ++i) {
+        struct sequence *sequence = step->parts[i].sequence;
+        scheduler_computed(&bench->scheduler, &step->parts[i]);
+        if (step->parts[i].sample) sequence->tokens[sequence->n_tokens++] = 7;
+    }
+}
+
+static int32_t rows_of(const struct step *step, const struct sequence *sequence) {
+    for (int32_t i = 0; i < step->n_parts; ++i) {
+        if (step->parts[i].sequence == sequence) return step->parts[i].n_rows;
+    }
+    return 0;
+}
+
+static void end(struct bench *bench, struct sequence **sequences, int32_t n) {
+    for (int32_t i = 0; i < n; ++i) {
+        scheduler_remove(&bench->scheduler, sequences[i]);
+        sequence_destroy(sequences[i]);
+    }
+    assert_int_equal(block_pool_n_free(bench->pool), block_pool_n_blocks(bench->pool));
+    scheduler_finish(&bench->scheduler);
+    block_pool_destroy(bench->pool);
+}
+
+static void prompts_are_cut_into_chunks_beside_decode(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 64, 4, 16);
+    struct sequence *s[] = {add(&bench, 5, 1), add(&bench, 40, 100), add(&bench, 3, 200)};
+    const struct step *step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[0]), 5);
+    assert_int_equal(rows_of(step, s[1]), 11); // what the budget of 16 leaves
+    assert_int_equal(rows_of(step, s[2]), 0);
+    run(&bench, step);
+    step = scheduler_plan(&bench.scheduler);
+    assert_ptr_equal(step->parts[0].sequence, s[0]); // decode first
+    assert_int_equal(step->parts[0].n_rows, 1);
+    assert_int_equal(rows_of(step, s[1]), 15);
+    assert_false(step->parts[1].sample);
+    run(&bench, step);
+    step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[1]), 14);
+    assert_int_equal(rows_of(step, s[2]), 1); // one row of its prompt: among the single rows, not sampled
+    run(&bench, step);
+    assert_int_equal(s[1]->n_tokens, 41);
+    assert_int_equal(s[2]->n_tokens, 3);
+    end(&bench, s, 3);
+}
+
+static void no_more_than_max_seqs_run(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 64, 2, 16);
+    struct sequence *s[] = {add(&bench, 2, 1), add(&bench, 2, 50), add(&bench, 2, 100)};
+    const struct step *step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(step->n_parts, 2);
+    run(&bench, step);
+    scheduler_remove(&bench.scheduler, s[0]);
+    step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[2]), 2);
+    run(&bench, step);
+    sequence_destroy(s[0]);
+    end(&bench, s + 1, 2);
+}
+
+static void the_youngest_gives_way_and_comes_back_first(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 4, 4, 64);
+    struct sequence *s[] = {add(&bench, 8, 1), add(&bench, 8, 50), add(&bench, 8, 100), add(&bench, 8, 150)};
+    run(&bench, scheduler_plan(&bench.scheduler)); // a block each, full
+    assert_int_equal(bench.scheduler.running.count, 4);
+    const struct step *step = scheduler_plan(&bench.scheduler); // each needs a second block
+    assert_int_equal(step->n_parts, 2);
+    assert_int_equal(rows_of(step, s[0]), 1);
+    assert_int_equal(rows_of(step, s[1]), 1);
+    assert_ptr_equal(bench.scheduler.waiting.first, s[2]); // in order of arrival again
+    assert_ptr_equal(bench.scheduler.waiting.last, s[3]);
+    assert_int_equal(s[3]->n_preemptions, 1);
+    assert_int_equal(s[3]->n_tokens, 9); // the generated token is kept
+    assert_int_equal(s[3]->n_computed, 0);
+    assert_int_equal(bench.scheduler.counts.preemptions, 2);
+    run(&bench, step);
+    end(&bench, s, 4);
+}
+
+static void a_long_prompt_waits_for_blocks_and_keeps_its_turn(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 8, 4, 64);
+    struct sequence *s[] = {add(&bench, 30, 1), add(&bench, 40, 50), add(&bench, 2, 200)};
+    const struct step *step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(step->n_parts, 1); // 40 tokens need 5 blocks, 4 are free; the short one does not overtake
+    run(&bench, step);
+    scheduler_remove(&bench.scheduler, s[0]);
+    step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[1]), 40);
+    assert_int_equal(rows_of(step, s[2]), 2);
+    run(&bench, step);
+    sequence_destroy(s[0]);
+    end(&bench, s + 1, 2);
+}
+
+static void a_common_prefix_shares_blocks(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 16, 4, 64);
+    struct sequence *s[] = {add(&bench, 20, 1), NULL};
+    run(&bench, scheduler_plan(&bench.scheduler));
+    s[1] = add(&bench, 30, 1); // its first 20 tokens are those of s[0]
+    const struct step *step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[1]), 14);
+    assert_int_equal(s[1]->n_cached, 16);
+    assert_memory_equal(s[0]->blocks, s[1]->blocks, 2 * sizeof(int32_t));
+    assert_int_not_equal(s[0]->blocks[2], s[1]->blocks[2]);
+    assert_int_equal(block_pool_references(bench.pool, s[0]->blocks[0]), 2);
+    run(&bench, step);
+    end(&bench, s, 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prompts_are_cut_into_chunks_beside_decode),
+        cmocka_unit_test(no_more_than_max_seqs_run),
+        cmocka_unit_test(the_youngest_gives_way_and_comes_back_first),
+        cmocka_unit_test(a_long_prompt_waits_for_blocks_and_keeps_its_turn),
+        cmocka_unit_test(a_common_prefix_shares_blocks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
