@@ -1,7 +1,9 @@
 #include "engine/engine_internal.h"
 
 #include "engine/memory_plan.h"
+#include "engine/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
@@ -28,13 +30,50 @@ static void log_plan(struct log *log, const struct engine_info *info, const stru
                     info->model.shape.max_positions);
 }
 
-static bool load_model(struct engine *engine, struct error *err) {
+/* Names the parts of the start and how long each took: "config 0.00 s, device 0.41 s, …". */
+struct timeline {
+    int64_t last_ns;
+    size_t length;
+    char text[256];
+};
+
+static void lap(struct timeline *timeline, const char *name) {
+    int64_t now = engine_now_ns();
+    int n = snprintf(timeline->text + timeline->length, sizeof timeline->text - timeline->length, "%s%s %.2f s",
+                     timeline->length ? ", " : "", name, (double)(now - timeline->last_ns) * 1e-9);
+    if (n > 0 && timeline->length + (size_t)n < sizeof timeline->text) timeline->length += (size_t)n;
+    timeline->last_ns = now;
+}
+
+/* A prompt and a decode step on block 0, before any request has it: libraries and kernels are loaded and pages touched
+ * now and not in somebody's first request. */
+static bool warm_up(struct engine *engine, struct error *err) {
+    const struct engine_info *info = &engine->info;
+    const struct backend_ops *ops = engine->options.ops;
+    static const int32_t tokens[256], block[1]; // block_size is at most 256
+    int32_t n_rows = info->block_size < info->max_batch_tokens ? info->block_size : info->max_batch_tokens;
+    for (int step = 0; step < 2; ++step) {
+        struct batch_sequence sequence = {.tokens = tokens,
+                                          .n_rows = step == 0 ? n_rows : 1,
+                                          .blocks = block,
+                                          .n_blocks = 1,
+                                          .sample = true,
+                                          .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
+        if (!context_prepare(engine->ctx, &sequence, 1, err)) return false;
+        if (!model_forward(engine->ctx, &engine->weights, err)) return false;
+        if (!ops->synchronize(engine->device, err)) return false;
+    }
+    return true;
+}
+
+static bool load_model(struct engine *engine, struct timeline *timeline, struct error *err) {
     const struct engine_options *options = &engine->options;
     const struct backend_ops *ops = options->ops;
     struct engine_info *info = &engine->info;
     if (!(options->config_file ? model_config_load_file(&info->model, options->config_file, err)
                                : model_config_load(&info->model, options->model_folder, err)))
         return false;
+    lap(timeline, "config");
 
     struct device_options device_options = {.n_threads = options->n_threads, .cpu_isa = options->cpu_isa};
     engine->device = ops->device_create(&device_options, err);
@@ -42,6 +81,7 @@ static bool load_model(struct engine *engine, struct error *err) {
     info->backend = ops->name;
     ops->device_describe(engine->device, info->device, sizeof info->device);
     log_message(options->log, LOG_INFO, "device: %s", info->device);
+    lap(timeline, "device");
 
     struct device_memory memory;
     struct memory_plan plan;
@@ -68,8 +108,13 @@ static bool load_model(struct engine *engine, struct error *err) {
         .log = options->log,
     };
     if (!weights_init(&engine->weights, &source, err)) return false;
+    lap(timeline, "weights");
     engine->ctx = context_create(ops, engine->device, &info->model.shape, &plan.limits, err);
-    return engine->ctx != NULL;
+    if (!engine->ctx) return false;
+    lap(timeline, "memory");
+    if (!warm_up(engine, err)) return false;
+    lap(timeline, "warm-up");
+    return true;
 }
 
 static bool create_queues(struct engine *engine, struct error *err) {
@@ -110,7 +155,9 @@ struct engine *engine_create(const struct engine_options *options, struct error 
     pthread_cond_init(&engine->idle, &monotonic);
     pthread_condattr_destroy(&monotonic);
 
-    if (!load_model(engine, err) || !create_queues(engine, err)) goto fail;
+    struct timeline timeline = {.last_ns = engine_now_ns()};
+    if (!load_model(engine, &timeline, err) || !create_queues(engine, err)) goto fail;
+    log_message(options->log, LOG_INFO, "started: %s", timeline.text);
     engine->stats.n_blocks = engine->info.n_blocks;
     if (pthread_create(&engine->thread, NULL, engine_thread, engine) != 0) {
         fail(err, ERR_INTERNAL, "the engine thread did not start");
