@@ -1,0 +1,20 @@
+#include "cpu/gemm.h"
+#include "engine/weights.h"
+
+bool cpu_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
+    (void)err;
+    void *packed = workspace_of(ctx).packed;
+    int32_t n_inputs = shape_q_columns(ctx->shape), n_rows = ctx->batch.n_rows;
+    gemm_pack(ctx->device, &(struct gemm_rows){.x = (const float *)ctx->scratch.attention,
+                                               .n_inputs = n_inputs,
+                                               .n_rows = n_rows,
+                                               .packed = packed});
+    gemm_run(ctx->device, &(struct gemm){.packed = packed,
+                                         .weights = weights->layers[layer].attention_output,
+                                         .n_inputs = n_inputs,
+                                         .n_outputs = ctx->shape->hidden,
+                                         .n_rows = n_rows,
+                                         .out = ctx->scratch.hidden,
+                                         .add = true});
+    return true;
+}

@@ -1,0 +1,63 @@
+/* The CPU backend's device: its threads and its instruction set; and what the ops keep in scratch.workspace. */
+#ifndef QUERN_CPU_DEVICE_H
+#define QUERN_CPU_DEVICE_H
+
+#include "cpu/isa.h"
+#include "cpu/threads.h"
+#include "engine/context.h"
+
+#define SAMPLE_LANES 8 // rows of logits that are sampled at once
+
+struct device {
+    struct threads *threads; // owned
+    const struct isa *isa;   // static
+    /* RoPE frequencies theta^(-2i / head_dim) of the shape last seen. */
+    float frequencies[MAX_HEAD_DIM / 2];
+    float rope_theta;
+    int32_t rope_head_dim;
+};
+
+/* A token that may be sampled. */
+struct candidate {
+    int32_t token;
+    uint32_t weight; // in units of SAMPLING_WEIGHT_ONE
+};
+
+/* Up to GROUP_ROWS query heads of one KV head: queries [first, first + count) of the sequence, counted
+ * row * (n_heads / n_kv_heads) + head. */
+struct attention_item {
+    int32_t seq;
+    int32_t first;
+    int32_t count;
+};
+
+/* Nothing here outlives an op, so that the parts may share memory where no op needs both. */
+struct workspace {
+    void *packed;                               // [max_rows][largest number of inputs], in groups: see isa.h
+    float *cosines;                             // [max_rows][head_dim / 2]
+    float *sines;                               // [max_rows][head_dim / 2]
+    struct attention_item *items;               // [workspace_max_items]
+    struct candidate *candidates[SAMPLE_LANES]; // [vocab + 1] each: the one after the last kept is written
+    size_t bytes;
+};
+
+/* With a NULL base only bytes has a meaning. */
+struct workspace workspace_at(void *base, const struct model_shape *shape, const struct context_limits *limits);
+
+static inline struct workspace workspace_of(const struct context *ctx) {
+    return workspace_at(ctx->scratch.workspace, ctx->shape, &ctx->limits);
+}
+
+/* The ops. */
+struct weights;
+bool cpu_embed(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cpu_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cpu_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,
+                              struct error *err);
+bool cpu_paged_attention(const struct context *ctx, int32_t layer, struct error *err);
+bool cpu_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cpu_sample(const struct context *ctx, struct error *err);
+
+#endif

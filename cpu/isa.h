@@ -1,0 +1,91 @@
+/* The vectorised pieces, once for each instruction set, behind one table that is chosen when the device is created.
+ *
+ * "plain" runs on any processor, "avx2" needs AVX2 and FMA, "avx512" F, BW, DQ and VL, "avx512bf16" the dot products of
+ * bf16 pairs too. All but the last keep float32 activations; avx512bf16 rounds the rows of a matrix product to bf16
+ * once per op (relative error up to 2^-9 per factor), sums stay float32. Each piece has one order of additions per
+ * output, whatever the tile: results of one table never depend on what else is computed. Tables differ in the last
+ * bits from each other. */
+#ifndef QUERN_CPU_ISA_H
+#define QUERN_CPU_ISA_H
+
+#include "engine/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define GROUP_ROWS     6    // rows that a product takes at once: packed together
+#define PACK_STEP      32   // packed rows are filled with zeros to a multiple of this
+#define PRODUCT_INPUTS 1024 // summed in one piece: 6 rows of float32 stay in 32 KB of L1
+#define ATTENTION_TILE 64   // positions between two corrections of the online softmax
+#define MAX_HEAD_DIM   256
+
+/* One row into a packed group: weight NULL: x, else (x * scale) * weight. */
+struct pack_job {
+    const float *x;         // [n]
+    const uint16_t *weight; // [n] bf16, or NULL
+    float scale;
+    int32_t n;
+    void *group;    // the group's packed rows
+    int32_t row;    // in [0, n_rows)
+    int32_t n_rows; // of the group
+};
+
+/* out[r][o] = or += rows[r] · weights[o] over n_inputs <= PRODUCT_INPUTS inputs. */
+struct product_job {
+    const uint16_t *weights; // bf16, first output, first input of this part
+    size_t weight_stride;    // elements between outputs
+    int32_t n_outputs;
+    int32_t n_inputs;
+    const void *rows; // packed group, first input of this part
+    int32_t n_rows;   // in [1, GROUP_ROWS]
+    float *out;
+    size_t out_stride; // elements between rows
+    bool add;
+    uintptr_t ahead; // 0, or where the memory lies that is fetched meanwhile: as much as this job's weights
+};
+
+/* Up to GROUP_ROWS query heads that share a KV head: out[i] = softmax(queries[i] · K * scale) · V over the first
+ * n_visible[i] positions. */
+struct attend_job {
+    const float *queries[GROUP_ROWS]; // [head_dim]
+    float *out[GROUP_ROWS];           // [head_dim]
+    int32_t n_visible[GROUP_ROWS];    // not falling
+    int32_t n_queries;
+    int32_t head_dim; // multiple of 16, at most MAX_HEAD_DIM
+    float scale;
+    const float *keys; // this KV head in block 0: [block_size][head_dim]
+    const float *values;
+    size_t block_stride; // elements between blocks
+    const int32_t *blocks;
+    int32_t block_size;
+};
+
+struct isa {
+    const char *name;
+    size_t packed_bytes; // of one input of one packed row
+    void (*pack)(const struct pack_job *job);
+    void (*product)(const struct product_job *job);
+    void (*attend)(const struct attend_job *job);
+    float (*sum_of_squares)(const float *x, int32_t n);
+    /* out = (x * scale) * weight; may be in place. */
+    void (*scale_by)(const float *x, float scale, const uint16_t *weight, float *out, int32_t n);
+    /* out = silu(gate) * up */
+    void (*swiglu)(const float *gate, const float *up, float *out, int32_t n);
+    /* cosines and sines of position * frequencies[i], the product rounded to float32. */
+    void (*rope_angles)(int32_t position, const float *frequencies, float *cosines, float *sines, int32_t n);
+    /* Rotates the pairs (head[i], head[half + i]). */
+    void (*rotate)(float *head, const float *cosines, const float *sines, int32_t half);
+    /* The largest of n >= 1 numbers, or NaN when one is not finite. */
+    float (*largest)(const float *x, int32_t n);
+    /* sampling_weight of each logit. */
+    void (*sampling_weights)(const float *logits, int32_t n, float max, float inverse_temperature, uint32_t *weights);
+    /* Reads memory and adds it up: for the bandwidth. */
+    uint32_t (*read)(const void *memory, size_t bytes);
+};
+
+extern const struct isa isa_plain, isa_avx2, isa_avx512, isa_avx512bf16;
+
+/* "auto" or NULL: the best that this processor has. ERR_INVALID: unknown, or not on this processor. */
+const struct isa *isa_find(const char *name, struct error *err);
+
+#endif

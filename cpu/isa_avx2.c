@@ -1,0 +1,22 @@
+/* AVX2 and FMA: eight lanes. */
+#pragma GCC target("avx2,fma")
+#define VECTOR_ISA VECTOR_AVX2
+#include "cpu/vector_attention.h"
+#include "cpu/vector_product.h"
+#include "cpu/vector_rows.h"
+
+const struct isa isa_avx2 = {
+    .name = "avx2",
+    .packed_bytes = sizeof(packed),
+    .pack = pack,
+    .product = product,
+    .attend = attend,
+    .sum_of_squares = sum_of_squares,
+    .scale_by = scale_by,
+    .swiglu = swiglu,
+    .rope_angles = rope_angles,
+    .rotate = rotate,
+    .largest = largest,
+    .sampling_weights = sampling_weights,
+    .read = read_memory,
+};

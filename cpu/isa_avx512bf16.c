@@ -1,0 +1,22 @@
+/* AVX-512 with the dot products of bf16 pairs. */
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
+#define VECTOR_ISA VECTOR_AVX512BF16
+#include "cpu/vector_attention.h"
+#include "cpu/vector_product.h"
+#include "cpu/vector_rows.h"
+
+const struct isa isa_avx512bf16 = {
+    .name = "avx512bf16",
+    .packed_bytes = sizeof(packed),
+    .pack = pack,
+    .product = product,
+    .attend = attend,
+    .sum_of_squares = sum_of_squares,
+    .scale_by = scale_by,
+    .swiglu = swiglu,
+    .rope_angles = rope_angles,
+    .rotate = rotate,
+    .largest = largest,
+    .sampling_weights = sampling_weights,
+    .read = read_memory,
+};

@@ -1,0 +1,21 @@
+/* Any processor; the compiler's vectors of four. */
+#define VECTOR_ISA VECTOR_PLAIN
+#include "cpu/vector_attention.h"
+#include "cpu/vector_product.h"
+#include "cpu/vector_rows.h"
+
+const struct isa isa_plain = {
+    .name = "plain",
+    .packed_bytes = sizeof(packed),
+    .pack = pack,
+    .product = product,
+    .attend = attend,
+    .sum_of_squares = sum_of_squares,
+    .scale_by = scale_by,
+    .swiglu = swiglu,
+    .rope_angles = rope_angles,
+    .rotate = rotate,
+    .largest = largest,
+    .sampling_weights = sampling_weights,
+    .read = read_memory,
+};

@@ -1,0 +1,75 @@
+/* The SwiGLU MLP: gate and up of the same columns are projected by one thread, which joins them at once, so that only
+ * the activated columns are written; then the down projection adds to the residual stream. */
+#include "cpu/gemm.h"
+#include "engine/weights.h"
+
+#include <assert.h>
+
+#define COLUMNS          64 // of gate and of up in one chunk
+#define FEW_ROWS_COLUMNS 16 // the same for a few rows: short chunks end together
+#define FEW_ROWS         24
+
+struct mlp_job {
+    const struct context *ctx;
+    struct gemm gemm; // the gate_up projection
+    int32_t n_columns;
+};
+
+static void activate_chunk(void *argument, int32_t chunk) {
+    const struct mlp_job *job = argument;
+    int32_t intermediate = job->ctx->shape->intermediate, n_row_blocks = count_row_blocks(job->gemm.n_rows);
+    int32_t first = chunk / n_row_blocks * job->n_columns, left = intermediate - first;
+    int32_t n_columns = left < job->n_columns ? left : job->n_columns;
+    float gate[BLOCK_ROWS * COLUMNS], up[BLOCK_ROWS * COLUMNS]; // 24 KB each
+    struct gemm_block block = {.rows = row_block_at(job->gemm.n_rows, chunk % n_row_blocks),
+                               .first = first,
+                               .n_outputs = n_columns,
+                               .out = gate,
+                               .out_stride = COLUMNS};
+    gemm_run_block(job->ctx->device, &job->gemm, &block);
+    block.first += intermediate;
+    block.out = up;
+    gemm_run_block(job->ctx->device, &job->gemm, &block);
+    for (int32_t r = block.rows.first_row; r < block.rows.end_row; ++r) {
+        size_t at = (size_t)(r - block.rows.first_row) * COLUMNS;
+        float *activated = (float *)job->ctx->scratch.activated + (size_t)r * (size_t)intermediate + first;
+        job->ctx->device->isa->swiglu(gate + at, up + at, activated, n_columns);
+    }
+}
+
+bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
+    (void)err;
+    assert(layer >= 0 && layer < ctx->shape->n_layers);
+    const struct model_shape *shape = ctx->shape;
+    const struct layer_weights *parameters = &weights->layers[layer];
+    int32_t n_rows = ctx->batch.n_rows;
+    void *packed = workspace_of(ctx).packed;
+    gemm_pack(ctx->device, &(struct gemm_rows){.x = ctx->scratch.hidden,
+                                               .n_inputs = shape->hidden,
+                                               .n_rows = n_rows,
+                                               .norm = parameters->post_attention_norm,
+                                               .eps = shape->rms_eps,
+                                               .packed = packed});
+    struct mlp_job job = {.ctx = ctx,
+                          .gemm = {.packed = packed,
+                                   .weights = parameters->gate_up,
+                                   .n_inputs = shape->hidden,
+                                   .n_outputs = 2 * shape->intermediate,
+                                   .n_rows = n_rows},
+                          .n_columns = n_rows <= FEW_ROWS ? FEW_ROWS_COLUMNS : COLUMNS};
+    threads_run(ctx->device->threads, activate_chunk, &job,
+                (shape->intermediate + job.n_columns - 1) / job.n_columns * count_row_blocks(n_rows));
+
+    gemm_pack(ctx->device, &(struct gemm_rows){.x = (const float *)ctx->scratch.activated,
+                                               .n_inputs = shape->intermediate,
+                                               .n_rows = n_rows,
+                                               .packed = packed});
+    gemm_run(ctx->device, &(struct gemm){.packed = packed,
+                                         .weights = parameters->down,
+                                         .n_inputs = shape->intermediate,
+                                         .n_outputs = shape->hidden,
+                                         .n_rows = n_rows,
+                                         .out = ctx->scratch.hidden,
+                                         .add = true});
+    return true;
+}

@@ -1,0 +1,211 @@
+/* Matrix products: rows packed in groups, weights read as they lie.
+ *
+ * A group's inputs are packed [step][part][row][lane], so that a step loads them in a row: two parts of LANES float32
+ * (even inputs, odd inputs: how bf16 weights widen cheapest), or one part of bf16 pairs. A tile of rows x outputs keeps
+ * one vector sum each in registers; lane l adds the inputs of its step in order, then the lanes are added, then the
+ * pieces of PRODUCT_INPUTS: the same for every tile. */
+#ifndef QUERN_CPU_VECTOR_PRODUCT_H
+#define QUERN_CPU_VECTOR_PRODUCT_H
+
+#include "cpu/vector.h"
+
+#define MAX_TILE 24 // sums of one tile: registers
+
+#if VECTOR_ISA == VECTOR_AVX512BF16
+#define PARTS 1
+typedef uint16_t packed; // bf16
+typedef __m512bh operand;
+
+ALWAYS_INLINE operand load_weights(const uint16_t *from, int part) {
+    (void)part;
+    return (operand)_mm512_loadu_si512(from);
+}
+
+ALWAYS_INLINE operand load_rows(const packed *from) {
+    return (operand)_mm512_loadu_si512(from);
+}
+
+ALWAYS_INLINE vec multiply_add(operand row, operand weights, vec sum) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, row, weights);
+}
+
+ALWAYS_INLINE void store_packed(packed *to, size_t n_rows, vec first, vec second) {
+    (void)n_rows;
+    __m512bh pairs = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    memcpy(to, &pairs, sizeof pairs);
+}
+#else
+#define PARTS 2
+typedef float packed;
+typedef vec operand;
+
+ALWAYS_INLINE operand load_weights(const uint16_t *from, int part) {
+    return widen_alternate(from, part);
+}
+
+ALWAYS_INLINE operand load_rows(const packed *from) {
+    return vec_load(from);
+}
+
+ALWAYS_INLINE vec multiply_add(operand row, operand weights, vec sum) {
+    return vec_fma(row, weights, sum);
+}
+
+/* Even inputs to part 0, odd inputs to part 1. */
+ALWAYS_INLINE void store_packed(packed *to, size_t n_rows, vec first, vec second) {
+    float inputs[2 * LANES];
+    vec_store(inputs, first);
+    vec_store(inputs + LANES, second);
+    for (size_t i = 0; i < LANES; ++i) {
+        to[i] = inputs[2 * i];
+        to[n_rows * LANES + i] = inputs[2 * i + 1];
+    }
+}
+#endif
+
+#define STEP         (2 * LANES) // inputs in one step
+#define PART_ENTRIES (STEP / PARTS)
+
+static inline void pack(const struct pack_job *job) {
+    packed *to = (packed *)job->group + (size_t)job->row * PART_ENTRIES;
+    size_t n_rows = (size_t)job->n_rows;
+    int32_t padded = (job->n + PACK_STEP - 1) / PACK_STEP * PACK_STEP;
+    for (int32_t i = 0; i < padded; i += STEP, to += n_rows * STEP) {
+        float inputs[STEP] = {0};
+        const float *from = job->x + i;
+        uint16_t norm[STEP] = {0};
+        const uint16_t *weight = job->weight ? job->weight + i : NULL;
+        if (i + STEP > job->n) {
+            size_t left = i < job->n ? (size_t)(job->n - i) : 0;
+            if (left > 0) memcpy(inputs, from, left * sizeof *inputs);
+            if (left > 0 && weight) memcpy(norm, weight, left * sizeof *norm);
+            from = inputs;
+            weight = weight ? norm : NULL;
+        }
+        vec first = vec_load(from), second = vec_load(from + LANES);
+        if (weight) {
+            first = first * job->scale * widen(weight);
+            second = second * job->scale * widen(weight + LANES);
+        }
+        store_packed(to, n_rows, first, second);
+    }
+}
+
+/* One step of a tile of n_rows x n_outputs sums, both constants where this is inlined. The fewer of the two stay in
+ * registers beside the sums, the others pass. */
+ALWAYS_INLINE void tile_step(vec *sums, const uint16_t *weights, size_t stride, const packed *rows, int n_rows,
+                             int n_outputs) {
+#pragma GCC unroll 2
+    for (int part = 0; part < PARTS; ++part) {
+        const packed *part_rows = rows + part * n_rows * PART_ENTRIES;
+        if (n_rows < n_outputs) {
+            operand row[GROUP_ROWS];
+#pragma GCC unroll 8
+            for (int r = 0; r < n_rows; ++r) row[r] = load_rows(part_rows + r * PART_ENTRIES);
+#pragma GCC unroll 8
+            for (int o = 0; o < n_outputs; ++o) {
+                operand w = load_weights(weights + (size_t)o * stride, part);
+#pragma GCC unroll 8
+                for (int r = 0; r < n_rows; ++r)
+                    sums[r * n_outputs + o] = multiply_add(row[r], w, sums[r * n_outputs + o]);
+            }
+        } else {
+            operand w[8];
+#pragma GCC unroll 8
+            for (int o = 0; o < n_outputs; ++o) w[o] = load_weights(weights + (size_t)o * stride, part);
+#pragma GCC unroll 8
+            for (int r = 0; r < n_rows; ++r) {
+                operand row = load_rows(part_rows + r * PART_ENTRIES);
+#pragma GCC unroll 8
+                for (int o = 0; o < n_outputs; ++o)
+                    sums[r * n_outputs + o] = multiply_add(row, w[o], sums[r * n_outputs + o]);
+            }
+        }
+    }
+}
+
+ALWAYS_INLINE void store_sums(const vec *sums, float *out, size_t out_stride, bool add, int n_rows, int n_outputs) {
+    int n = n_rows * n_outputs;
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i += 4) {
+        vec zero = {0};
+        vec4 four = vec_sums(sums[i], i + 1 < n ? sums[i + 1] : zero, i + 2 < n ? sums[i + 2] : zero,
+                             i + 3 < n ? sums[i + 3] : zero);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            if (i + j >= n) continue;
+            float *to = out + (size_t)((i + j) / n_outputs) * out_stride + (size_t)((i + j) % n_outputs);
+            *to = add ? *to + four[j] : four[j];
+        }
+    }
+}
+
+/* Whole steps; with ahead, as many bytes are fetched from there as weights are read here. */
+ALWAYS_INLINE int32_t tile_steps(vec *sums, const struct product_job *job, const uint16_t *weights, uintptr_t ahead,
+                                 int n_rows, int n_outputs) {
+    const packed *rows = job->rows;
+    int32_t i = 0;
+    for (; i + STEP <= job->n_inputs; i += STEP, rows += n_rows * STEP) {
+        if (ahead) {
+#pragma GCC unroll 16
+            for (int line = 0; line < n_outputs * STEP * 2; line += 64)
+                __builtin_prefetch((const void *)(ahead + line));
+            ahead += (uintptr_t)(n_outputs * STEP * 2);
+        }
+        tile_step(sums, weights + i, job->weight_stride, rows, n_rows, n_outputs);
+    }
+    return i;
+}
+
+/* Outputs [first, first + n_outputs) of a job. */
+ALWAYS_INLINE void product_tile(const struct product_job *job, int32_t first, int n_rows, int n_outputs) {
+    const uint16_t *weights = job->weights + (size_t)first * job->weight_stride;
+    vec sums[MAX_TILE];
+#pragma GCC unroll 24
+    for (int i = 0; i < n_rows * n_outputs; ++i) sums[i] = (vec){0};
+    int32_t i;
+    if (job->ahead) {
+        uintptr_t ahead = job->ahead + (uintptr_t)first * (uintptr_t)job->n_inputs * 2;
+        i = tile_steps(sums, job, weights, ahead, n_rows, n_outputs);
+    } else {
+        i = tile_steps(sums, job, weights, 0, n_rows, n_outputs);
+    }
+    if (i < job->n_inputs) { // the last, partly filled step
+        uint16_t last[8 * STEP] = {0};
+        for (int o = 0; o < n_outputs; ++o)
+            memcpy(last + o * STEP, weights + (size_t)o * job->weight_stride + i,
+                   (size_t)(job->n_inputs - i) * sizeof *last);
+        tile_step(sums, last, STEP, (const packed *)job->rows + (size_t)i * (size_t)n_rows, n_rows, n_outputs);
+    }
+    store_sums(sums, job->out + first, job->out_stride, job->add, n_rows, n_outputs);
+}
+
+/* As many outputs at once as the registers hold; what is left one by one. */
+#define PRODUCT_CASE(rows, outputs)                                                                                    \
+    case rows:                                                                                                         \
+        for (; o + (outputs) <= job->n_outputs; o += (outputs)) product_tile(job, o, rows, outputs);                   \
+        for (; o < job->n_outputs; ++o) product_tile(job, o, rows, 1);                                                 \
+        break
+
+static inline void product(const struct product_job *job) {
+    int32_t o = 0;
+    switch (job->n_rows) {
+#if LANES == 16             // 32 registers
+        PRODUCT_CASE(1, 4); // more would keep up no better with memory, which likes few streams
+        PRODUCT_CASE(2, 4);
+        PRODUCT_CASE(3, 4);
+        PRODUCT_CASE(4, 4);
+        PRODUCT_CASE(5, 4);
+        PRODUCT_CASE(6, 4);
+#else // 16 registers
+        PRODUCT_CASE(1, 4);
+        PRODUCT_CASE(2, 4);
+        PRODUCT_CASE(3, 4);
+        PRODUCT_CASE(4, 2);
+        PRODUCT_CASE(5, 2);
+        PRODUCT_CASE(6, 2);
+#endif
+    }
+}
+
+#endif
