@@ -1,0 +1,41 @@
+#include "cuda/cuda_backend.h"
+
+#include "cuda/ops.cuh"
+
+static constexpr struct backend_ops backend_with(bool (*rmsnorm_qkv)(const struct context *, const struct weights *,
+                                                                     int32_t, struct error *)) {
+    return {
+        .name = "cuda",
+        .activation_dtype = DTYPE_BF16,
+        .kv_dtype = DTYPE_BF16,
+        .default_batch_tokens = 4096,
+        .default_kv_bytes = 0,
+        .device_create = cuda_device_create,
+        .device_destroy = cuda_device_destroy,
+        .device_describe = cuda_device_describe,
+        .device_memory = cuda_device_memory,
+        .alloc = cuda_alloc,
+        .free = cuda_free,
+        .alloc_host = cuda_alloc_host,
+        .free_host = cuda_free_host,
+        .copy_to_device = cuda_copy_to_device,
+        .copy_to_host = cuda_copy_to_host,
+        .synchronize = cuda_synchronize,
+        .measure_bandwidth = cuda_measure_bandwidth,
+        .workspace_bytes = cuda_workspace_bytes,
+        .embed = cuda_embed,
+        .rmsnorm_qkv = rmsnorm_qkv,
+        .paged_attention = cuda_paged_attention,
+        .attention_output = cuda_attention_output,
+        .mlp = cuda_mlp,
+        .lm_head = cuda_lm_head,
+        .sample = cuda_sample,
+    };
+}
+
+static constexpr struct backend_ops fused_ops = backend_with(cuda_rmsnorm_qkv_fused);
+static constexpr struct backend_ops separate_ops = backend_with(cuda_rmsnorm_qkv_separate);
+
+extern "C" const struct backend_ops *cuda_backend(bool fused) {
+    return fused ? &fused_ops : &separate_ops;
+}

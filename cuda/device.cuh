@@ -1,0 +1,69 @@
+/* What the ops share on the host: the device object and the error macros. */
+#ifndef QUERN_CUDA_DEVICE_CUH
+#define QUERN_CUDA_DEVICE_CUH
+
+#include "engine/backend.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#define CUDA_TRY(call, err)                                                                                            \
+    do {                                                                                                               \
+        cudaError_t status_ = (call);                                                                                  \
+        if (status_ != cudaSuccess)                                                                                    \
+            return fail(err, ERR_DEVICE, "%s:%d: CUDA: %s", __FILE__, __LINE__, cudaGetErrorString(status_));          \
+    } while (0)
+
+#define CUBLAS_TRY(call, err)                                                                                          \
+    do {                                                                                                               \
+        cublasStatus_t status_ = (call);                                                                               \
+        if (status_ != CUBLAS_STATUS_SUCCESS)                                                                          \
+            return fail(err, ERR_DEVICE, "%s:%d: cuBLAS: %s", __FILE__, __LINE__, cublasLtGetStatusString(status_));   \
+    } while (0)
+
+enum gemm_output { GEMM_BF16, GEMM_F32, GEMM_ADD_F32 };
+
+/* The algorithm that cuBLASLt chose for one product. */
+struct gemm_plan {
+    int32_t n_rows, n_columns, depth;
+    enum gemm_output output;
+    bool known;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+#define GEMM_PLANS        512                // direct-mapped; four products a layer times the row counts in use
+#define CUBLAS_WORKSPACE  ((size_t)32 << 20) // what NVIDIA advises for compute capability 9.0
+#define MAX_HEAD_DIM      128
+#define MAX_STATIC_SHARED ((size_t)8 << 10) // of any kernel that also asks for dynamic shared memory
+
+struct device {
+    int index;
+    cudaDeviceProp properties;
+    size_t max_dynamic_shared; // bytes that a block may ask for beside MAX_STATIC_SHARED
+    cudaStream_t stream;       // owned: every op and copy
+    cublasLtHandle_t blas;
+    void *blas_workspace;    // owned, CUBLAS_WORKSPACE bytes
+    struct gemm_plan *plans; // [GEMM_PLANS], owned
+    float *rope;             // [head_dim / 2] theta^(-2i / head_dim), owned, device memory
+    float rope_theta;        // of the shape that rope was computed for; 0: none yet
+    int32_t rope_head_dim;
+};
+
+/* The current device belongs to the thread: whoever allocates or copies first makes this one current. */
+bool device_use(const struct device *device, struct error *err);
+
+/* Makes device->rope that of this shape; copies only when it changes. */
+bool device_prepare_rope(struct device *device, const struct model_shape *shape, struct error *err);
+
+/* Once per device, before the first launch: shared memory over 48 KB must be asked for. */
+bool rmsnorm_qkv_configure(const struct device *device, struct error *err);
+bool paged_prefill_configure(struct error *err);
+
+/* Attributes of some kernel: an error when this build has no code for the current device. */
+cudaError_t rmsnorm_probe(cudaFuncAttributes *attributes);
+
+static inline int32_t divide_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+#endif

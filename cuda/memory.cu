@@ -1,0 +1,170 @@
+/* The device: its creation, memory and copies. */
+#include "cuda/device.cuh"
+
+#include "cuda/ops.cuh"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define MIN_COMPUTE_MAJOR 8 // bf16 on tensor cores, cp.async
+
+bool device_use(const struct device *device, struct error *err) {
+    CUDA_TRY(cudaSetDevice(device->index), err);
+    return true;
+}
+
+bool device_prepare_rope(struct device *device, const struct model_shape *shape, struct error *err) {
+    if (device->rope_theta == shape->rope_theta && device->rope_head_dim == shape->head_dim) return true;
+    if (shape->head_dim <= 0 || shape->head_dim > MAX_HEAD_DIM || shape->head_dim % 2 != 0)
+        return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
+    float frequencies[MAX_HEAD_DIM / 2];
+    for (int32_t i = 0; i < shape->head_dim / 2; ++i)
+        frequencies[i] = 1.0f / powf(shape->rope_theta, (float)(2 * i) / (float)shape->head_dim);
+    size_t bytes = (size_t)(shape->head_dim / 2) * sizeof(float);
+    CUDA_TRY(cudaMemcpyAsync(device->rope, frequencies, bytes, cudaMemcpyHostToDevice, device->stream), err);
+    CUDA_TRY(cudaStreamSynchronize(device->stream), err);
+    device->rope_theta = shape->rope_theta;
+    device->rope_head_dim = shape->head_dim;
+    return true;
+}
+
+static bool check_properties(const struct device *device, struct error *err) {
+    const cudaDeviceProp *properties = &device->properties;
+    if (properties->major < MIN_COMPUTE_MAJOR)
+        return fail(err, ERR_DEVICE, "%s has compute capability %d.%d; quern needs %d.0 or later", properties->name,
+                    properties->major, properties->minor, MIN_COMPUTE_MAJOR);
+    cudaFuncAttributes attributes;
+    cudaError_t status = rmsnorm_probe(&attributes);
+    if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
+        cudaGetLastError();
+        return fail(err, ERR_DEVICE,
+                    "this build has no code for %s (compute capability %d.%d): configure with "
+                    "-Dgpu_arch=%d%d",
+                    properties->name, properties->major, properties->minor, properties->major, properties->minor);
+    }
+    CUDA_TRY(status, err);
+    return true;
+}
+
+static bool device_init(struct device *device, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaGetDeviceProperties(&device->properties, device->index), err);
+    if (!check_properties(device, err)) return false;
+    device->max_dynamic_shared = device->properties.sharedMemPerBlockOptin - MAX_STATIC_SHARED;
+    CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking), err);
+    CUBLAS_TRY(cublasLtCreate(&device->blas), err);
+    CUDA_TRY(cudaMalloc(&device->blas_workspace, CUBLAS_WORKSPACE), err);
+    CUDA_TRY(cudaMalloc((void **)&device->rope, MAX_HEAD_DIM / 2 * sizeof(float)), err);
+    device->plans = (struct gemm_plan *)calloc(GEMM_PLANS, sizeof *device->plans);
+    if (!device->plans) return fail(err, ERR_MEMORY, "no memory for %d plans of products", GEMM_PLANS);
+    return rmsnorm_qkv_configure(device, err) && paged_prefill_configure(err);
+}
+
+extern "C" int cuda_device_count(void) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+    cudaGetLastError(); // no driver is an answer, not a failure
+    return 0;
+}
+
+struct device *cuda_device_create(const struct device_options *options, struct error *err) {
+    int32_t count = cuda_device_count();
+    if (options->index < 0 || options->index >= count) {
+        (void)fail(err, ERR_DEVICE, "GPU %d does not exist: this machine has %d", options->index, count);
+        return NULL;
+    }
+    struct device *device = (struct device *)calloc(1, sizeof *device);
+    if (!device) {
+        (void)fail(err, ERR_MEMORY, "no memory for a device");
+        return NULL;
+    }
+    device->index = options->index;
+    if (!device_init(device, err)) {
+        cuda_device_destroy(device);
+        return NULL;
+    }
+    return device;
+}
+
+/* What fails here cannot be helped. */
+void cuda_device_destroy(struct device *device) {
+    if (!device) return;
+    cudaSetDevice(device->index);
+    if (device->stream) cudaStreamSynchronize(device->stream);
+    if (device->blas) cublasLtDestroy(device->blas);
+    cudaFree(device->blas_workspace);
+    cudaFree(device->rope);
+    if (device->stream) cudaStreamDestroy(device->stream);
+    free(device->plans);
+    free(device);
+}
+
+void cuda_device_describe(const struct device *device, char *text, size_t size) {
+    snprintf(text, size, "%s, %d SMs, %.0f GiB", device->properties.name, device->properties.multiProcessorCount,
+             (double)device->properties.totalGlobalMem / (double)((size_t)1 << 30));
+}
+
+bool cuda_device_memory(struct device *device, struct device_memory *memory, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaMemGetInfo(&memory->free_bytes, &memory->total_bytes), err);
+    return true;
+}
+
+void *cuda_alloc(struct device *device, size_t bytes, struct error *err) {
+    void *memory = NULL;
+    if (!device_use(device, err)) return NULL;
+    cudaError_t status = cudaMalloc(&memory, bytes > 0 ? bytes : 1);
+    if (status == cudaSuccess) return memory;
+    cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (status == cudaErrorMemoryAllocation)
+        (void)fail(err, ERR_MEMORY, "no device memory for %.2f GiB: %.2f of %.2f GiB are free", (double)bytes / 0x1p30,
+                   (double)free_bytes / 0x1p30, (double)total_bytes / 0x1p30);
+    else
+        (void)fail(err, ERR_DEVICE, "%s:%d: CUDA: %s", __FILE__, __LINE__, cudaGetErrorString(status));
+    return NULL;
+}
+
+void cuda_free(struct device *device, void *memory) {
+    if (!memory) return;
+    cudaSetDevice(device->index);
+    cudaFree(memory);
+}
+
+void *cuda_alloc_host(struct device *device, size_t bytes, struct error *err) {
+    void *memory = NULL;
+    if (!device_use(device, err)) return NULL;
+    cudaError_t status = cudaMallocHost(&memory, bytes > 0 ? bytes : 1);
+    if (status == cudaSuccess) return memory;
+    cudaGetLastError();
+    (void)fail(err, ERR_MEMORY, "no page-locked memory for %.2f MiB: %s", (double)bytes / 0x1p20,
+               cudaGetErrorString(status));
+    return NULL;
+}
+
+void cuda_free_host(struct device *device, void *memory) {
+    if (!memory) return;
+    cudaSetDevice(device->index);
+    cudaFreeHost(memory);
+}
+
+bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream), err);
+    return true;
+}
+
+bool cuda_copy_to_host(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream), err);
+    CUDA_TRY(cudaStreamSynchronize(device->stream), err);
+    return true;
+}
+
+bool cuda_synchronize(struct device *device, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaStreamSynchronize(device->stream), err);
+    return true;
+}

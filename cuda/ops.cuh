@@ -1,0 +1,32 @@
+/* The ops of the table in engine/backend.h. */
+#ifndef QUERN_CUDA_OPS_CUH
+#define QUERN_CUDA_OPS_CUH
+
+#include "engine/backend.h"
+
+bool cuda_embed(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,
+                               struct error *err);
+bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err);
+bool cuda_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cuda_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cuda_sample(const struct context *ctx, struct error *err);
+
+size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits);
+
+struct device *cuda_device_create(const struct device_options *options, struct error *err);
+void cuda_device_destroy(struct device *device);
+void cuda_device_describe(const struct device *device, char *text, size_t size);
+bool cuda_device_memory(struct device *device, struct device_memory *memory, struct error *err);
+void *cuda_alloc(struct device *device, size_t bytes, struct error *err);
+void cuda_free(struct device *device, void *memory);
+void *cuda_alloc_host(struct device *device, size_t bytes, struct error *err);
+void cuda_free_host(struct device *device, void *memory);
+bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+bool cuda_copy_to_host(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+bool cuda_synchronize(struct device *device, struct error *err);
+bool cuda_measure_bandwidth(struct device *device, double *bytes_per_second, struct error *err);
+
+#endif

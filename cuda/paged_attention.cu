@@ -1,0 +1,33 @@
+/* paged_attention: sequences [0, n_decode) go to the decode kernel, the rest to the prefill kernel. */
+#include "cuda/paged_attention.cuh"
+
+#include "cuda/ops.cuh"
+
+size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
+    return attention_splits_bytes(shape, limits);
+}
+
+bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err) {
+    const struct model_shape *shape = ctx->shape;
+    const struct batch *batch = &ctx->batch;
+    if (shape->head_dim != 64 && shape->head_dim != 128)
+        return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
+    if (ctx->kv.block_size % 8 != 0)
+        return fail(err, ERR_INVALID, "block size %d is not supported on CUDA: a multiple of 8", ctx->kv.block_size);
+
+    struct attention_params params = {};
+    params.q = (const uint16_t *)ctx->scratch.q;
+    params.keys = (const uint16_t *)kv_keys(ctx, layer);
+    params.values = (const uint16_t *)kv_values(ctx, layer);
+    params.attention = (uint16_t *)ctx->scratch.attention;
+    params.query_starts = batch->query_starts;
+    params.kv_lens = batch->kv_lens;
+    params.block_tables = batch->block_tables;
+    params.divider = block_divider_of(ctx->kv.block_size);
+    params.n_heads = shape->n_heads;
+    params.n_kv_heads = shape->n_kv_heads;
+    params.max_blocks = ctx->limits.max_blocks;
+    params.scale_log2 = (float)(1.4426950408889634 / sqrt((double)shape->head_dim));
+    if (batch->n_decode > 0 && !paged_decode(ctx, &params, err)) return false;
+    return batch->n_decode == batch->n_seqs || paged_prefill(ctx, &params, err);
+}

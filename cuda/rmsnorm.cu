@@ -1,0 +1,50 @@
+#include "cuda/rmsnorm.cuh"
+
+#include "cuda/device.cuh"
+
+#define NORM_THREADS (NORM_WARPS * WARP)
+
+/* One block per row. Moves 4 * hidden bytes in (the second pass hits the cache) and 2 * hidden out. */
+__global__ static void __launch_bounds__(NORM_THREADS)
+    rmsnorm_kernel(const float *x, const uint16_t *weight, const struct sample_row *samples, uint16_t *normed,
+                   int32_t hidden, float eps) {
+    __shared__ float partials[NORM_WARPS];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int32_t row = samples ? samples[blockIdx.x].row : (int32_t)blockIdx.x;
+    x += (size_t)row * hidden;
+    normed += (size_t)blockIdx.x * hidden;
+
+    float sums[1];
+    lane_square_sums<1>(x, 1, hidden, warp, lane, sums);
+    float sum = warp_sum(sums[0]);
+    if (lane == 0) partials[warp] = sum;
+    __syncthreads();
+    float scale = inverse_rms(partials, hidden, eps);
+
+    for (int32_t i = (int32_t)threadIdx.x * 8; i < hidden; i += NORM_THREADS * 8) {
+        float4 low = *(const float4 *)(x + i), high = *(const float4 *)(x + i + 4);
+        *(uint4 *)(normed + i) = normalise8(low, high, scale, *(const uint4 *)(weight + i));
+    }
+}
+
+static bool launch(const struct context *ctx, const uint16_t *weight, const struct sample_row *samples, int32_t n_rows,
+                   struct error *err) {
+    const struct model_shape *shape = ctx->shape;
+    if (n_rows == 0) return true;
+    rmsnorm_kernel<<<n_rows, NORM_THREADS, 0, ctx->device->stream>>>(
+        ctx->scratch.hidden, weight, samples, (uint16_t *)ctx->scratch.normed, shape->hidden, shape->rms_eps);
+    CUDA_TRY(cudaGetLastError(), err);
+    return true;
+}
+
+bool rmsnorm_rows(const struct context *ctx, const uint16_t *weight, struct error *err) {
+    return launch(ctx, weight, NULL, ctx->batch.n_rows, err);
+}
+
+bool rmsnorm_sample_rows(const struct context *ctx, const uint16_t *weight, struct error *err) {
+    return launch(ctx, weight, ctx->batch.samples, ctx->batch.n_samples, err);
+}
+
+cudaError_t rmsnorm_probe(cudaFuncAttributes *attributes) {
+    return cudaFuncGetAttributes(attributes, rmsnorm_kernel);
+}
