@@ -1,0 +1,249 @@
+/* Which kernel computes a row depends on how many rows share the step (1, 16, 17, 64, 512 …) and on the sizes of the
+ * model. A row's result must not: alone or in company it has the same bits, unless a library made it. */
+#include "tests/kernels/reference.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ROW_CONTENT  7
+#define ROW_POSITION 37
+#define MAX_COMPANY  600
+
+/* What the ops make of one row, copied from the step's outputs. */
+struct row_results {
+    float *q, *key, *value; // rmsnorm_qkv
+    float *output;          // attention_output
+    float *mlp;
+    float *logits;
+};
+
+static float *part(const float *from, size_t first, size_t count) {
+    float *copy = malloc(count * sizeof *copy);
+    assert_non_null(copy);
+    return memcpy(copy, from + first, count * sizeof *copy);
+}
+
+/* Row `row` of a [n_rows][columns] activation. */
+static float *read_row(const struct rig *rig, const void *data, enum dtype dtype, int32_t row, int32_t columns) {
+    float *all = rig_read(rig, data, dtype, (size_t)(row + 1) * (size_t)columns);
+    float *values = part(all, (size_t)row * (size_t)columns, (size_t)columns);
+    free(all);
+    return values;
+}
+
+static float *read_cached(const struct rig *rig, int32_t which) {
+    float *plane = rig_read_kv(rig, 1, which);
+    float *values = part(plane, rig_kv_index(rig, 0, ROW_POSITION, 0), (size_t)rig->shape.head_dim);
+    free(plane);
+    return values;
+}
+
+static void results_finish(struct row_results *results) {
+    free(results->q);
+    free(results->key);
+    free(results->value);
+    free(results->output);
+    free(results->mlp);
+    free(results->logits);
+}
+
+/* Runs the ops with the row first, `company` other rows behind it. */
+static struct row_results run_in_company(struct rig *rig, int32_t company) {
+    const struct backend_ops *ops = rig->target->ops;
+    const struct context *ctx = rig->ctx;
+    struct error err = {0};
+    struct rig_sequence seqs[2] = {
+        {.content = ROW_CONTENT, .start = ROW_POSITION, .n_rows = 1, .sample = true},
+        {.content = 8, .start = 3, .n_rows = company, .sample = true},
+    };
+    struct row_results results = {0};
+    enum dtype act = ops->activation_dtype;
+    rig_prepare(rig, seqs, company > 0 ? 2 : 1, false);
+    rig_fill_hidden(rig);
+    rig_must(ops->rmsnorm_qkv(ctx, &rig->weights, 1, &err), &err);
+    results.q = read_row(rig, ctx->scratch.q, act, 0, shape_q_columns(&rig->shape));
+    results.key = read_cached(rig, 0);
+    results.value = read_cached(rig, 1);
+
+    rig_fill_attention(rig);
+    rig_must(ops->attention_output(ctx, &rig->weights, 1, &err), &err);
+    results.output = read_row(rig, ctx->scratch.hidden, DTYPE_F32, 0, rig->shape.hidden);
+    rig_fill_hidden(rig);
+    rig_must(ops->mlp(ctx, &rig->weights, 1, &err), &err);
+    results.mlp = read_row(rig, ctx->scratch.hidden, DTYPE_F32, 0, rig->shape.hidden);
+    rig_must(ops->lm_head(ctx, &rig->weights, &err), &err);
+    results.logits = read_row(rig, ctx->scratch.logits, DTYPE_F32, 0, rig->shape.vocab);
+    return results;
+}
+
+static void check_company(const struct target *target) {
+    static const int32_t companies[] = {1, 7, 8, 15, 16, 17, 63, 64, 127, 511, 512, MAX_COMPANY};
+    struct rig_options options = rig_defaults();
+    options.limits.max_rows = 1 + MAX_COMPANY;
+    options.limits.max_blocks = 48;
+    struct rig *rig = rig_create(target, &options);
+    struct row_results alone = run_in_company(rig, 0);
+    size_t q_bytes = (size_t)shape_q_columns(&rig->shape) * sizeof(float);
+    size_t head_bytes = (size_t)rig->shape.head_dim * sizeof(float);
+    size_t hidden_bytes = (size_t)rig->shape.hidden * sizeof(float);
+    for (size_t i = 0; i < sizeof companies / sizeof *companies; ++i) {
+        struct row_results together = run_in_company(rig, companies[i]);
+        assert_memory_equal(alone.q, together.q, q_bytes);
+        assert_memory_equal(alone.key, together.key, head_bytes);
+        assert_memory_equal(alone.value, together.value, head_bytes);
+        assert_memory_equal(alone.output, together.output, hidden_bytes);
+        assert_memory_equal(alone.mlp, together.mlp, hidden_bytes);
+        assert_memory_equal(alone.logits, together.logits, (size_t)rig->shape.vocab * sizeof(float));
+        results_finish(&together);
+    }
+    results_finish(&alone);
+    rig_destroy(rig);
+}
+
+static void row_is_the_same_in_company(void **state) {
+    on_targets(state, check_company);
+}
+
+/* The last row of a chunk that begins at start. */
+static float *attend_last_row(struct rig *rig, int32_t start, int32_t position) {
+    struct error err = {0};
+    struct rig_sequence seq = {.content = ROW_CONTENT, .start = start, .n_rows = position + 1 - start};
+    rig_prepare(rig, &seq, 1, true);
+    rig_fill_q(rig);
+    rig_must(rig->target->ops->paged_attention(rig->ctx, 0, &err), &err);
+    return read_row(rig, rig->ctx->scratch.attention, rig->target->ops->activation_dtype, seq.n_rows - 1,
+                    shape_q_columns(&rig->shape));
+}
+
+static void check_chunks(const struct target *target) {
+    static const int32_t positions[] = {1, 15, 63, 64, 65, 127, 128, 200};
+    struct rig_options options = rig_defaults();
+    options.limits.max_rows = 256;
+    struct rig *rig = rig_create(target, &options);
+    for (size_t i = 0; i < sizeof positions / sizeof *positions; ++i) {
+        int32_t position = positions[i];
+        float *whole = attend_last_row(rig, 0, position);
+        int32_t starts[] = {position - 1, position / 2, position > 64 ? position - 63 : 0};
+        for (size_t s = 0; s < sizeof starts / sizeof *starts; ++s) {
+            float *chunk = attend_last_row(rig, starts[s], position);
+            assert_memory_equal(whole, chunk, (size_t)shape_q_columns(&rig->shape) * sizeof(float));
+            free(chunk);
+        }
+        free(whole);
+    }
+    rig_destroy(rig);
+}
+
+static void attention_is_the_same_in_any_chunk(void **state) {
+    on_targets(state, check_chunks);
+}
+
+/* Products of 2048 x 2048 and more than 16 rows go to the library. */
+static void check_large_products(const struct target *target) {
+    struct rig_options options = rig_defaults();
+    struct error err = {0};
+    options.shape.n_layers = 1;
+    options.shape.hidden = 2048;
+    options.shape.n_heads = 16;
+    options.shape.intermediate = 1056;
+    struct rig *rig = rig_create(target, &options);
+    struct rig_sequence seq = {.content = ROW_CONTENT, .start = 0, .n_rows = 21};
+    size_t count = (size_t)seq.n_rows * (size_t)rig->shape.hidden;
+    rig_prepare(rig, &seq, 1, false);
+
+    rig_fill_hidden(rig);
+    rig_fill_attention(rig);
+    float *hidden = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
+    float *attention = rig_read(rig, rig->ctx->scratch.attention, target->ops->activation_dtype, count);
+    double *expected = reference_attention_output(rig, 0, hidden, attention);
+    rig_must(target->ops->attention_output(rig->ctx, &rig->weights, 0, &err), &err);
+    float *got = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
+    check_error(target, "attention_output", relative_error(got, expected, count), target->matrix_tolerance);
+    free(expected);
+    free(got);
+
+    rig_fill_hidden(rig);
+    expected = reference_mlp(rig, 0, hidden);
+    rig_must(target->ops->mlp(rig->ctx, &rig->weights, 0, &err), &err);
+    got = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
+    check_error(target, "mlp", relative_error(got, expected, count), 2 * target->matrix_tolerance);
+    free(expected);
+    free(got);
+    free(hidden);
+    free(attention);
+    rig_destroy(rig);
+}
+
+static void large_products_are_right(void **state) {
+    on_targets(state, check_large_products);
+}
+
+/* A context longer than 64 splits of 256 tokens has longer splits. */
+static void check_long_context(const struct target *target) {
+    static const int32_t lengths[] = {256, 257, 1024, 1025, 5000, 20480};
+    struct rig_options options = rig_defaults();
+    struct error err = {0};
+    options.shape.n_layers = 1;
+    options.shape.n_kv_heads = 1;
+    options.limits.block_size = 256;
+    options.limits.max_blocks = 80;
+    options.limits.n_blocks = 128;
+    struct rig *rig = rig_create(target, &options);
+    size_t columns = (size_t)shape_q_columns(&rig->shape);
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; ++i) {
+        struct rig_sequence seqs[2] = {{.content = ROW_CONTENT, .start = 99, .n_rows = 1},
+                                       {.content = 8, .start = lengths[i] - 1, .n_rows = 1}};
+        rig_prepare(rig, seqs, 2, true);
+        rig_fill_q(rig);
+        float *q = rig_read(rig, rig->ctx->scratch.q, target->ops->activation_dtype, 2 * columns);
+        float *keys = rig_read_kv(rig, 0, 0), *values = rig_read_kv(rig, 0, 1);
+        double *expected = reference_attention(rig, q, keys, values);
+        rig_must(target->ops->paged_attention(rig->ctx, 0, &err), &err);
+        float *got = rig_read(rig, rig->ctx->scratch.attention, target->ops->activation_dtype, 2 * columns);
+        check_error(target, "long attention", relative_error(got, expected, 2 * columns), target->attention_tolerance);
+        free(q);
+        free(keys);
+        free(values);
+        free(expected);
+        free(got);
+    }
+    rig_destroy(rig);
+}
+
+static void long_context_is_right(void **state) {
+    on_targets(state, check_long_context);
+}
+
+static void check_refusal(const struct target *target) {
+    if (strcmp(target->ops->name, "cuda") != 0) return;
+    struct rig_options options = rig_defaults();
+    struct error err = {0};
+    options.shape.head_dim = 96;
+    struct rig *rig = rig_create(target, &options);
+    struct rig_sequence seq = {.content = ROW_CONTENT, .start = 0, .n_rows = 2};
+    rig_prepare(rig, &seq, 1, true);
+    rig_fill_hidden(rig);
+    rig_fill_q(rig);
+    assert_false(target->ops->rmsnorm_qkv(rig->ctx, &rig->weights, 0, &err));
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_non_null(strstr(err.message, "head_dim 96"));
+    assert_false(target->ops->paged_attention(rig->ctx, 0, &err));
+    assert_non_null(strstr(err.message, "head_dim 96"));
+    rig_destroy(rig);
+}
+
+static void unsupported_heads_are_refused(void **state) {
+    on_targets(state, check_refusal);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        ON_EVERY_BACKEND("a row is the same alone and in company", row_is_the_same_in_company),
+        ON_EVERY_BACKEND("attention is the same in any chunk", attention_is_the_same_in_any_chunk),
+        ON_EVERY_BACKEND("large products", large_products_are_right),
+        ON_EVERY_BACKEND("long contexts", long_context_is_right),
+        {"unsupported head_dim is refused on cuda", unsupported_heads_are_refused, NULL, NULL, (void *)"cuda"},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
