@@ -1,0 +1,15 @@
+/* The endpoints, one a file. Each answers or defers its request; server is ready where routes.c says so. */
+#ifndef QUERN_SERVER_ENDPOINTS_H
+#define QUERN_SERVER_ENDPOINTS_H
+
+struct http_request;
+struct server;
+
+void chat_completions_post(struct server *server, struct http_request *http); // chat_completions.c
+void completions_post(struct server *server, struct http_request *http);      // completions.c
+void models_get(struct server *server, struct http_request *http);            // models.c
+void model_get(struct server *server, struct http_request *http);
+void health_get(struct server *server, struct http_request *http);  // health.c
+void metrics_get(struct server *server, struct http_request *http); // metrics.c
+
+#endif

@@ -1,0 +1,406 @@
+#include "server/generation.h"
+
+#include "engine/engine.h"
+#include "server/detokenizer.h"
+#include "server/http.h"
+#include "server/json_writer.h"
+#include "server/openai.h"
+#include "server/server.h"
+#include "server/stream.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct choice {
+    struct detokenizer detokenizer;
+    struct stream_delivery delivery;
+    struct string_builder text; // stream: what is not sent yet; otherwise all of it
+    int32_t n_generated;        // tokens up to the end or the stop string
+    const char *finish_reason;  // NULL while it runs
+    bool begun;                 // its first chunk was written
+    bool ended;                 // its last chunk was written
+    struct engine_event last;   // valid with finish_reason
+};
+
+struct generation {
+    struct server *server;                  // borrowed
+    const struct generation_format *format; // static
+    struct openai_request request;          // owned
+    struct stream *stream;                  // owned reference
+    char id[SERVER_ID_SIZE];
+    struct string_builder head; // of every chunk, up to the choices
+    struct string_builder out;  // stream: bytes not read yet, from n_read on
+    size_t n_read;
+    bool said_done; // [DONE] or an error was written: out is all that is left
+    struct error error;
+    int32_t n_unfinished;
+    int32_t n_choices;
+    struct choice choices[]; // [n_choices]
+};
+
+/* --- tokens to text --- */
+
+static bool is_end_token(const struct generation *generation, int32_t token) {
+    const struct model_config *model = &engine_info(generation->server->engine)->model;
+    if (generation->request.ignore_eos) return false;
+    for (int32_t i = 0; i < model->n_eos_ids; ++i) {
+        if (model->eos_ids[i] == token) return true;
+    }
+    return false;
+}
+
+static void set_error(struct generation *generation, const struct error *error) {
+    if (generation->error.code == ERR_NONE) generation->error = *error;
+}
+
+static void finish_choice(struct generation *generation, struct choice *choice, const struct engine_event *last) {
+    struct error error;
+    detokenizer_flush(&choice->detokenizer, &choice->text);
+    bool stopped = choice->detokenizer.stopped;
+    choice->last = *last;
+    --generation->n_unfinished;
+    choice->finish_reason = stopped || last->reason == FINISH_STOP ? "stop" : "length";
+    if (stopped) {
+        if (last->reason == FINISH_CANCELLED) atomic_fetch_add(&generation->server->n_stopped_by_string, 1);
+        return;
+    }
+    choice->n_generated = last->n_generated;
+    switch (last->reason) {
+    case FINISH_ERROR:
+        set_error(generation, &last->error);
+        break;
+    case FINISH_CANCELLED:
+        fail(&error, ERR_UNAVAILABLE, "the server is stopping");
+        set_error(generation, &error);
+        break;
+    default:
+        break;
+    }
+}
+
+static void take_choice(struct generation *generation, int32_t index) {
+    struct choice *choice = &generation->choices[index];
+    struct stream_delivery *delivery = &choice->delivery;
+    stream_take(generation->stream, index, delivery);
+    for (size_t i = 0; i < delivery->count && !choice->detokenizer.stopped; ++i) {
+        ++choice->n_generated;
+        if (is_end_token(generation, delivery->tokens[i])) continue;
+        if (detokenizer_push(&choice->detokenizer, delivery->tokens[i], &choice->text)) {
+            stream_cancel(generation->stream, index, generation->server->engine);
+        }
+    }
+    if (delivery->lost) {
+        struct error error;
+        fail(&error, ERR_MEMORY, "memory ran out while tokens waited for the client");
+        set_error(generation, &error);
+    }
+    struct error error;
+    if (!string_builder_check(&choice->text, "the answer", &error)) set_error(generation, &error);
+    if (delivery->finished) finish_choice(generation, choice, &delivery->last);
+}
+
+static void take_all(struct generation *generation, struct http_request *http) {
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        if (generation->choices[i].finish_reason == NULL) take_choice(generation, i);
+    }
+    if (http_closing(http) && generation->n_unfinished > 0) {
+        struct error error;
+        fail(&error, ERR_UNAVAILABLE, "the server is stopping");
+        set_error(generation, &error);
+    }
+}
+
+/* --- answers --- */
+
+static void write_head(struct generation *generation, const char *object, struct string_builder *out) {
+    json_write_format(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", generation->id, object,
+                      (long long)time(NULL));
+    json_write_text(out, generation->server->model_name);
+    string_builder_append_text(out, ",\"system_fingerprint\":\"quern-" QUERN_VERSION "\",\"choices\":[");
+}
+
+static void write_usage(const struct generation *generation, struct string_builder *out) {
+    int64_t n_prompt = 0, n_cached = 0, n_generated = 0;
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        n_prompt += generation->choices[i].last.n_prompt;
+        n_cached += generation->choices[i].last.n_cached;
+        n_generated += generation->choices[i].n_generated;
+    }
+    json_write_format(out,
+                      "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
+                      "\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
+                      (long long)n_prompt, (long long)n_generated, (long long)(n_prompt + n_generated),
+                      (long long)n_cached);
+}
+
+static void respond_body(struct generation *generation, struct http_request *http) {
+    const struct generation_format *format = generation->format;
+    struct string_builder body = {0};
+    write_head(generation, format->body_object, &body);
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        const struct choice *choice = &generation->choices[i];
+        json_write_format(&body, "%s{\"index\":%d,", i > 0 ? "," : "", (int)i);
+        string_builder_append_text(&body, format->body_before);
+        json_write_string(&body, choice->text.data, choice->text.length);
+        string_builder_append_text(&body, format->body_after);
+        json_write_format(&body, ",\"logprobs\":null,\"finish_reason\":\"%s\"}", choice->finish_reason);
+    }
+    string_builder_append_text(&body, "],");
+    write_usage(generation, &body);
+    string_builder_append_text(&body, "}");
+    openai_respond_json(http, &body);
+}
+
+static void begin_event(struct generation *generation) {
+    string_builder_append_text(&generation->out, "data: ");
+    string_builder_append(&generation->out, generation->head.data, generation->head.length);
+}
+
+static void end_chunk(struct generation *generation, const char *finish_reason) {
+    const char *quote = finish_reason != NULL ? "\"" : "";
+    json_write_format(&generation->out, ",\"logprobs\":null,\"finish_reason\":%s%s%s}]%s}\n\n", quote,
+                      finish_reason != NULL ? finish_reason : "null", quote,
+                      generation->request.include_usage ? ",\"usage\":null" : "");
+}
+
+/* A chunk of one choice that holds `content` as it stands. */
+static void write_chunk(struct generation *generation, int32_t index, const char *content, const char *finish_reason) {
+    begin_event(generation);
+    json_write_format(&generation->out, "{\"index\":%d,%s", (int)index, content);
+    end_chunk(generation, finish_reason);
+}
+
+static void write_choice(struct generation *generation, int32_t index) {
+    const struct generation_format *format = generation->format;
+    struct choice *choice = &generation->choices[index];
+    if (!choice->begun && format->chunk_first != NULL) write_chunk(generation, index, format->chunk_first, NULL);
+    choice->begun = true;
+    if (choice->text.length > 0) {
+        begin_event(generation);
+        json_write_format(&generation->out, "{\"index\":%d,%s", (int)index, format->chunk_before);
+        json_write_string(&generation->out, choice->text.data, choice->text.length);
+        string_builder_append_text(&generation->out, format->chunk_after);
+        end_chunk(generation, NULL);
+        choice->text.length = 0;
+    }
+    if (choice->finish_reason == NULL) return;
+    write_chunk(generation, index, format->chunk_last, choice->finish_reason);
+    choice->ended = true;
+}
+
+static void write_error_event(struct generation *generation) {
+    struct openai_error error = openai_error_from(&generation->error);
+    string_builder_append_text(&generation->out, "data: ");
+    openai_write_error(&generation->out, &error);
+    string_builder_append_text(&generation->out, "\n\n");
+    generation->said_done = true;
+}
+
+/* Turns what came into events. */
+static void write_events(struct generation *generation) {
+    if (generation->error.code != ERR_NONE) {
+        write_error_event(generation);
+        return;
+    }
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        if (!generation->choices[i].ended) write_choice(generation, i);
+    }
+    if (generation->n_unfinished > 0) return;
+    if (generation->request.include_usage) {
+        begin_event(generation);
+        string_builder_append_text(&generation->out, "],");
+        write_usage(generation, &generation->out);
+        string_builder_append_text(&generation->out, "}\n\n");
+    }
+    string_builder_append_text(&generation->out, "data: [DONE]\n\n");
+    generation->said_done = true;
+}
+
+/* --- the deferred request --- */
+
+static void advance(void *state, struct http_request *http) {
+    struct generation *generation = state;
+    take_all(generation, http);
+    if (generation->error.code != ERR_NONE) {
+        openai_respond_failure(generation->server, http, &generation->error);
+        return;
+    }
+    if (!generation->request.stream) {
+        if (generation->n_unfinished == 0) respond_body(generation, http);
+        return;
+    }
+    bool begun = generation->n_unfinished < generation->n_choices || http_is_quiet(http);
+    for (int32_t i = 0; i < generation->n_choices; ++i) begun |= generation->choices[i].n_generated > 0;
+    if (!begun) return;
+    http_respond_stream(
+        http, &(struct http_response){.status = 200,
+                                      .content_type = "text/event-stream; charset=utf-8",
+                                      .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
+    write_events(generation);
+}
+
+static ssize_t read_out(void *state, struct http_request *http, char *buffer, size_t size) {
+    struct generation *generation = state;
+    struct string_builder *out = &generation->out;
+    if (generation->n_read == out->length && !generation->said_done) {
+        out->length = generation->n_read = 0;
+        take_all(generation, http);
+        write_events(generation);
+        if (out->length == 0 && http_is_quiet(http)) string_builder_append_text(out, ": keep-alive\n\n");
+    }
+    size_t n = out->length - generation->n_read;
+    if (n == 0) return generation->said_done || out->failure != ERR_NONE ? HTTP_STREAM_END : HTTP_STREAM_WAIT;
+    n = n < size ? n : size;
+    memcpy(buffer, out->data + generation->n_read, n);
+    generation->n_read += n;
+    return (ssize_t)n;
+}
+
+/* How the request ended, for the log. */
+static const char *outcome(const struct generation *generation, bool complete) {
+    if (generation->error.code == ERR_UNAVAILABLE) return "stopping";
+    if (generation->error.code != ERR_NONE) return "error";
+    if (!complete) return "client_gone";
+    return generation->choices[generation->n_choices - 1].finish_reason;
+}
+
+static void destroy(struct generation *generation, const char *finish) {
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        struct choice *choice = &generation->choices[i];
+        if (generation->stream != NULL) stream_cancel(generation->stream, i, generation->server->engine);
+        detokenizer_finish(&choice->detokenizer);
+        string_builder_finish(&choice->text);
+        free(choice->delivery.tokens);
+    }
+    if (generation->stream != NULL) stream_detach(generation->stream, finish);
+    string_builder_finish(&generation->head);
+    string_builder_finish(&generation->out);
+    openai_request_finish(&generation->request);
+    free(generation);
+}
+
+static void finish(void *state, bool complete) {
+    destroy(state, outcome(state, complete));
+}
+
+static const struct http_deferred deferred = {.advance = advance, .read = read_out, .finish = finish};
+
+/* --- the start --- */
+
+/* Echo: the answer begins with the prompt, as it was given. */
+static void begin_with_prompt(struct generation *generation, const struct token_list *prompts) {
+    static const struct stop_strings no_stops;
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        struct choice *choice = &generation->choices[i];
+        const struct openai_prompt *given = &generation->request.prompts[i];
+        if (given->text.data != NULL) {
+            string_builder_append(&choice->text, given->text.data, given->text.length);
+            continue;
+        }
+        struct detokenizer plain = {.tokenizer = generation->server->tokenizer, .stops = &no_stops};
+        for (size_t t = 0; t < prompts[i].count; ++t) detokenizer_push(&plain, prompts[i].ids[t], &choice->text);
+        detokenizer_flush(&plain, &choice->text);
+        detokenizer_finish(&plain);
+    }
+}
+
+static struct generation *create(struct server *server, struct http_request *http,
+                                 const struct generation_options *options, struct error *err) {
+    size_t choices_bytes = (size_t)options->n_prompts * sizeof(struct choice);
+    struct generation *generation = calloc(1, sizeof *generation + choices_bytes);
+    if (generation == NULL) {
+        fail(err, ERR_MEMORY, "no memory for a request with %d choices", (int)options->n_prompts);
+        return NULL;
+    }
+    generation->server = server;
+    generation->format = options->format;
+    generation->request = *options->request;
+    *options->request = (struct openai_request){0};
+    generation->n_choices = generation->n_unfinished = options->n_prompts;
+    server_next_id(server, options->format->id_prefix, generation->id);
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        generation->choices[i].detokenizer =
+            (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
+    }
+    if (generation->request.stream) write_head(generation, options->format->chunk_object, &generation->head);
+    if (generation->request.echo) begin_with_prompt(generation, options->prompts);
+    const struct stream_options stream = {
+        .request = http,
+        .wake_on_token = generation->request.stream || generation->request.stops.count > 0,
+        .n_choices = generation->n_choices,
+        .id = generation->id,
+        .endpoint = options->format->endpoint,
+        .log = server->log,
+    };
+    generation->stream = stream_create(&stream, err);
+    if (generation->stream != NULL) return generation;
+    destroy(generation, NULL);
+    return NULL;
+}
+
+static bool submit_all(struct generation *generation, const struct token_list *prompts, struct error *err) {
+    struct server *server = generation->server;
+    const struct openai_request *given = &generation->request;
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        struct engine_request request = {
+            .prompt = prompts[i].ids,
+            .n_prompt = (int32_t)prompts[i].count,
+            .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : INT32_MAX,
+            .sampling = given->sampling,
+            .ignore_eos = given->ignore_eos,
+        };
+        // Choices with one given seed still differ: they continue different prompts.
+        if (!given->has_seed) request.sampling.seed = server_next_seed(server);
+        if (!stream_submit(generation->stream, i, server->engine, &request, err)) return false;
+    }
+    return true;
+}
+
+/* The limit of the context, with the numbers; answers and returns false when a prompt does not fit. */
+static bool check_lengths(struct server *server, struct http_request *http, const struct generation_options *options) {
+    int32_t limit = engine_info(server->engine)->max_model_len;
+    int32_t wanted = options->request->max_new_tokens;
+    for (int32_t i = 0; i < options->n_prompts; ++i) {
+        size_t n_prompt = options->prompts[i].count;
+        struct error err = {.code = ERR_NONE};
+        if (n_prompt == 0) {
+            fail_param(&err, ERR_INVALID, "prompt", "the prompt is empty; it must have at least one token");
+            openai_respond_failure(server, http, &err);
+            return false;
+        }
+        if (n_prompt >= (size_t)limit) {
+            fail(&err, ERR_INVALID,
+                 "the prompt has %zu tokens, but the context of this model holds %d, and at least one is needed for "
+                 "the answer",
+                 n_prompt, (int)limit);
+        } else if (n_prompt + (size_t)wanted > (size_t)limit) {
+            fail_param(&err, ERR_INVALID, "max_tokens",
+                       "%zu prompt tokens and %d new tokens (max_tokens) make %zu, but the context of this model "
+                       "holds %d",
+                       n_prompt, (int)wanted, n_prompt + (size_t)wanted, (int)limit);
+        }
+        if (err.code == ERR_NONE) continue;
+        struct openai_error error = openai_error_from(&err);
+        error.code = "context_length_exceeded";
+        openai_respond_error(server, http, &error);
+        return false;
+    }
+    return true;
+}
+
+void generation_start(struct server *server, struct http_request *http, const struct generation_options *options) {
+    if (!check_lengths(server, http, options)) return;
+    struct error err;
+    struct generation *generation = create(server, http, options, &err);
+    if (generation == NULL) {
+        openai_respond_failure(server, http, &err);
+        return;
+    }
+    // Deferred last: until then no one but us can end it.
+    if (!submit_all(generation, options->prompts, &err) || !http_defer(http, &deferred, generation, &err)) {
+        openai_respond_failure(server, http, &err);
+        destroy(generation, NULL);
+    }
+}

@@ -1,0 +1,105 @@
+#include "server/openai.h"
+
+#include "engine/log.h"
+#include "server/http.h"
+#include "server/json_writer.h"
+#include "server/server.h"
+
+struct openai_error openai_error_from(const struct error *err) {
+    struct openai_error error = {
+        .status = 500, .type = "server_error", .code = "internal_error", .param = err->param, .message = err->message};
+    switch (err->code) {
+    case ERR_INVALID:
+        error.status = 400;
+        error.type = "invalid_request_error";
+        error.code = NULL;
+        break;
+    case ERR_NOT_FOUND:
+        error.status = 404;
+        error.type = "invalid_request_error";
+        error.code = "model_not_found";
+        break;
+    case ERR_TOO_LARGE:
+        error.status = 413;
+        error.type = "invalid_request_error";
+        error.code = "request_too_large";
+        break;
+    case ERR_BUSY:
+        error.status = 429;
+        error.type = "rate_limit_error";
+        error.code = "rate_limit_exceeded";
+        error.retry_after = "1";
+        break;
+    case ERR_UNAVAILABLE:
+        error.status = 503;
+        error.type = "service_unavailable_error";
+        error.code = "service_unavailable";
+        error.retry_after = "1";
+        break;
+    case ERR_NUMERIC:
+        error.code = "not_finite";
+        break;
+    case ERR_DEVICE:
+        error.code = "device_error";
+        break;
+    case ERR_MEMORY:
+        error.code = "out_of_memory";
+        break;
+    case ERR_NONE:
+    case ERR_CANCELLED:
+    case ERR_IO:
+    case ERR_INTERNAL:
+        break;
+    }
+    return error;
+}
+
+static void write_text_or_null(struct string_builder *out, const char *text) {
+    if (text == NULL || text[0] == '\0') {
+        string_builder_append_text(out, "null");
+    } else {
+        json_write_text(out, text);
+    }
+}
+
+void openai_write_error(struct string_builder *out, const struct openai_error *error) {
+    string_builder_append_text(out, "{\"error\":{\"message\":");
+    json_write_text(out, error->message);
+    string_builder_append_text(out, ",\"type\":");
+    json_write_text(out, error->type);
+    string_builder_append_text(out, ",\"param\":");
+    write_text_or_null(out, error->param);
+    string_builder_append_text(out, ",\"code\":");
+    write_text_or_null(out, error->code);
+    string_builder_append_text(out, "}}");
+}
+
+void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error) {
+    const struct log_field fields[] = {
+        {.name = "status", .kind = LOG_FIELD_INTEGER, .integer = error->status},
+        {.name = "method", .kind = LOG_FIELD_STRING, .string = http_method(request)},
+        {.name = "path", .kind = LOG_FIELD_STRING, .string = http_path(request)},
+        {.name = "message", .kind = LOG_FIELD_STRING, .string = error->message},
+    };
+    log_event(server->log, error->status >= 500 && error->status != 503 ? LOG_WARN : LOG_INFO, "refused", fields,
+              sizeof fields / sizeof *fields);
+
+    struct http_response response = {.status = error->status, .content_type = "application/json"};
+    int n_headers = 0;
+    if (error->retry_after != NULL) {
+        response.headers[n_headers++] = (struct http_header){"Retry-After", error->retry_after};
+    }
+    if (error->allow != NULL) response.headers[n_headers++] = (struct http_header){"Allow", error->allow};
+    struct string_builder body = {0};
+    openai_write_error(&body, error);
+    http_respond(request, &response, &body);
+}
+
+void openai_respond_failure(struct server *server, struct http_request *request, const struct error *err) {
+    struct openai_error error = openai_error_from(err);
+    openai_respond_error(server, request, &error);
+}
+
+void openai_respond_json(struct http_request *request, struct string_builder *body) {
+    http_respond(request, &(struct http_response){.status = 200, .content_type = "application/json"}, body);
+}

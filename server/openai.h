@@ -1,0 +1,35 @@
+/* The shapes of OpenAI's API that all endpoints share: error answers, and the one place that maps failures to status.
+ */
+#ifndef QUERN_SERVER_OPENAI_H
+#define QUERN_SERVER_OPENAI_H
+
+#include "engine/error.h"
+#include "server/string_builder.h"
+
+struct http_request;
+struct server;
+
+struct openai_error {
+    int status;
+    const char *type;
+    const char *code;        // NULL: null
+    const char *param;       // NULL or "": null
+    const char *message;     // UTF-8
+    const char *retry_after; // seconds; NULL: no such header
+    const char *allow;       // methods; NULL: no such header
+};
+
+/* The one switch from error_code to HTTP. param and message stay borrowed from err. */
+struct openai_error openai_error_from(const struct error *err);
+
+/* {"error": {"message", "type", "param", "code"}} */
+void openai_write_error(struct string_builder *out, const struct openai_error *error);
+
+/* Answers and logs one line. */
+void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error);
+void openai_respond_failure(struct server *server, struct http_request *request, const struct error *err);
+
+/* Answers with status 200 and a JSON body, which is taken. */
+void openai_respond_json(struct http_request *request, struct string_builder *body);
+
+#endif

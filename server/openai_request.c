@@ -1,0 +1,408 @@
+#include "server/openai_request.h"
+
+#include "server/json_text.h"
+
+#include <errno.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a body says before the fields are seen together. */
+struct reading {
+    struct openai_request *request;
+    const struct openai_source *source;
+    int32_t max_tokens;
+    int32_t max_completion_tokens;
+    bool has_prompt;
+    bool has_stream_options;
+};
+
+/* One line of the table of fields. */
+struct field {
+    const char *name;
+    int endpoints;
+    bool (*read)(const struct field *field, struct json_text value, struct reading *reading, struct error *err);
+    const char *allowed; // completes "… must be …"
+    double min;
+    double max;
+};
+
+/* --- values --- */
+
+/* The value as it was given, cut to what a message can carry. */
+struct excerpt {
+    char text[64];
+};
+static struct excerpt excerpt_of(struct json_text value) {
+    struct excerpt excerpt;
+    size_t length = value.length < 48 ? value.length : 48;
+    bool cut = length < value.length;
+    while (cut && length > 0 && ((unsigned char)value.data[length] & 0xC0) == 0x80) --length;
+    snprintf(excerpt.text, sizeof excerpt.text, "%.*s%s", (int)length, value.data, cut ? "…" : "");
+    return excerpt;
+}
+
+static bool refuse(const struct field *field, struct json_text value, struct error *err) {
+    return fail_param(err, ERR_INVALID, field->name, "%s must be %s, not %s", field->name, field->allowed,
+                      excerpt_of(value).text);
+}
+
+static bool out_of_memory(struct error *err) {
+    return fail(err, ERR_MEMORY, "no memory to read the request");
+}
+
+/* A whole number in any JSON spelling; false when it is none or does not fit. */
+static bool integer_of(struct json_text value, int64_t *integer) {
+    if (json_text_kind(value) != JSON_NUMBER) return false;
+    errno = 0;
+    char *end;
+    *integer = strtoll(value.data, &end, 10);
+    if (end == value.data + value.length) return errno == 0;
+    double real = strtod(value.data, NULL);
+    if (!(fabs(real) <= 9007199254740992.0) || real != floor(real)) return false;
+    *integer = (int64_t)real;
+    return true;
+}
+
+static bool integer_in_range(const struct field *field, struct json_text value, int32_t *integer, struct error *err) {
+    int64_t given;
+    if (!integer_of(value, &given) || (double)given < field->min || (double)given > field->max) {
+        return refuse(field, value, err);
+    }
+    *integer = (int32_t)given;
+    return true;
+}
+
+static bool real_in_range(const struct field *field, struct json_text value, float *real, struct error *err) {
+    if (json_text_kind(value) != JSON_NUMBER) return refuse(field, value, err);
+    double given = strtod(value.data, NULL);
+    if (!(given >= field->min && given <= field->max)) return refuse(field, value, err);
+    *real = (float)given;
+    return true;
+}
+
+static bool flag_of(const struct field *field, struct json_text value, bool *flag, struct error *err) {
+    if (json_text_kind(value) != JSON_BOOL) return refuse(field, value, err);
+    *flag = value.data[0] == 't';
+    return true;
+}
+
+static bool decode(struct json_text value, char **data, size_t *length, struct error *err) {
+    struct string_builder text = {0};
+    json_text_decode(value, &text);
+    *data = string_builder_take(&text, length);
+    string_builder_finish(&text);
+    return *data != NULL || out_of_memory(err);
+}
+
+/* --- fields --- */
+
+#define READER(name)                                                                                                   \
+    static bool name(const struct field *field, struct json_text value, struct reading *reading, struct error *err)
+
+READER(read_model) {
+    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    size_t length;
+    free(reading->request->model);
+    return decode(value, &reading->request->model, &length, err);
+}
+
+READER(read_max_tokens) {
+    return integer_in_range(field, value, &reading->max_tokens, err);
+}
+
+READER(read_max_completion_tokens) {
+    return integer_in_range(field, value, &reading->max_completion_tokens, err);
+}
+
+READER(read_temperature) {
+    float *temperature = &reading->request->sampling.temperature;
+    if (!real_in_range(field, value, temperature, err)) return false;
+    if (*temperature < 1e-5f) *temperature = 0; // greedy; logit / temperature would leave the range of a float
+    return true;
+}
+
+READER(read_top_p) {
+    return real_in_range(field, value, &reading->request->sampling.top_p, err);
+}
+
+READER(read_min_p) {
+    return real_in_range(field, value, &reading->request->sampling.min_p, err);
+}
+
+READER(read_top_k) {
+    int32_t *top_k = &reading->request->sampling.top_k;
+    if (!integer_in_range(field, value, top_k, err)) return false;
+    if (*top_k < 0) *top_k = 0;
+    return true;
+}
+
+READER(read_seed) {
+    if (json_text_kind(value) != JSON_NUMBER) return refuse(field, value, err);
+    errno = 0;
+    char *end;
+    uint64_t seed =
+        value.data[0] == '-' ? (uint64_t)strtoll(value.data, &end, 10) : (uint64_t)strtoull(value.data, &end, 10);
+    if (errno != 0 || end != value.data + value.length) return refuse(field, value, err);
+    reading->request->sampling.seed = seed;
+    reading->request->has_seed = true;
+    return true;
+}
+
+static bool add_stop(const struct field *field, struct json_text value, struct stop_strings *stops, struct error *err) {
+    if (json_text_kind(value) != JSON_STRING || stops->count == STOP_MAX_STRINGS) return refuse(field, value, err);
+    struct stop_string *stop = &stops->strings[stops->count];
+    if (!decode(value, &stop->data, &stop->length, err)) return false;
+    ++stops->count;
+    return (stop->length > 0 && stop->length <= STOP_MAX_BYTES) || refuse(field, value, err);
+}
+
+READER(read_stop) {
+    struct stop_strings *stops = &reading->request->stops;
+    stop_strings_finish(stops);
+    if (json_text_kind(value) != JSON_ARRAY) return add_stop(field, value, stops, err);
+    struct json_cursor cursor = {0};
+    struct json_text element;
+    while (json_text_next(value, &cursor, &element)) {
+        if (!add_stop(field, element, stops, err)) return false;
+    }
+    return true;
+}
+
+READER(read_stream) {
+    return flag_of(field, value, &reading->request->stream, err);
+}
+
+READER(read_stream_options) {
+    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
+    reading->has_stream_options = true;
+    const struct field usage = {.name = "stream_options.include_usage", .allowed = "true or false"};
+    struct json_text include;
+    if (!json_text_find(value, "include_usage", &include) || json_text_kind(include) == JSON_NULL) return true;
+    return flag_of(&usage, include, &reading->request->include_usage, err);
+}
+
+READER(read_ignore_eos) {
+    return flag_of(field, value, &reading->request->ignore_eos, err);
+}
+
+READER(read_template_arguments) {
+    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
+    const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
+    struct json_text enable;
+    if (!json_text_find(value, "enable_thinking", &enable) || json_text_kind(enable) == JSON_NULL) return true;
+    bool on = false;
+    if (!flag_of(&thinking, enable, &on, err)) return false;
+    reading->request->thinking = on ? CHAT_THINKING_ON : CHAT_THINKING_OFF;
+    return true;
+}
+
+READER(read_echo) {
+    return flag_of(field, value, &reading->request->echo, err);
+}
+
+/* Read elsewhere, or without any effect. */
+READER(read_nothing) {
+    (void)field, (void)value, (void)reading, (void)err;
+    return true;
+}
+
+/* --- prompts --- */
+
+static struct openai_prompt *add_prompt(const struct field *field, struct reading *reading, struct error *err) {
+    struct openai_request *request = reading->request;
+    if (request->prompts == NULL) request->prompts = calloc(OPENAI_MAX_PROMPTS, sizeof *request->prompts);
+    if (request->prompts == NULL) {
+        out_of_memory(err);
+        return NULL;
+    }
+    if (request->n_prompts == OPENAI_MAX_PROMPTS) {
+        fail_param(err, ERR_INVALID, field->name, "prompt has more than the %d entries that one request may have",
+                   (int)OPENAI_MAX_PROMPTS);
+        return NULL;
+    }
+    return &request->prompts[request->n_prompts++];
+}
+
+static bool add_text(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
+    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    struct openai_prompt *prompt = add_prompt(field, reading, err);
+    return prompt != NULL && decode(value, &prompt->text.data, &prompt->text.length, err);
+}
+
+static bool add_ids(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
+    if (json_text_kind(value) != JSON_ARRAY) return refuse(field, value, err);
+    struct openai_prompt *prompt = add_prompt(field, reading, err);
+    if (prompt == NULL) return false;
+    struct json_cursor cursor = {0};
+    struct json_text element;
+    while (json_text_next(value, &cursor, &element)) {
+        int64_t id;
+        if (json_text_kind(element) != JSON_NUMBER) return refuse(field, element, err);
+        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab) {
+            return fail_param(err, ERR_INVALID, field->name,
+                              "a token id in prompt must be an integer from 0 to %d, not %s",
+                              (int)reading->source->vocab - 1, excerpt_of(element).text);
+        }
+        if (!token_list_append(&prompt->ids, &(int32_t){(int32_t)id}, 1, err)) return false;
+    }
+    return true;
+}
+
+static void clear_prompts(struct openai_request *request) {
+    for (int32_t i = 0; i < request->n_prompts; ++i) {
+        free(request->prompts[i].text.data);
+        token_list_finish(&request->prompts[i].ids);
+    }
+    free(request->prompts);
+    request->prompts = NULL;
+    request->n_prompts = 0;
+}
+
+READER(read_prompt) {
+    clear_prompts(reading->request); // of a repeated key the last counts
+    reading->has_prompt = true;
+    if (json_text_kind(value) == JSON_STRING) return add_text(field, value, reading, err);
+    struct json_cursor cursor = {0};
+    struct json_text element;
+    if (json_text_kind(value) != JSON_ARRAY || !json_text_next(value, &cursor, &element)) {
+        return refuse(field, value, err);
+    }
+    enum json_kind first = json_text_kind(element);
+    if (first == JSON_NUMBER) return add_ids(field, value, reading, err);
+    do {
+        bool added =
+            first == JSON_ARRAY ? add_ids(field, element, reading, err) : add_text(field, element, reading, err);
+        if (!added) return false;
+    } while (json_text_next(value, &cursor, &element));
+    return true;
+}
+
+/* --- the table --- */
+
+#define BOTH           (OPENAI_CHAT | OPENAI_COMPLETIONS)
+#define PROMPT_ALLOWED "a string, an array of strings, an array of token ids or an array of such arrays, and not empty"
+
+static const struct field fields[] = {
+    {"model", BOTH, read_model, "a string", 0, 0},
+    {"messages", OPENAI_CHAT, read_nothing, NULL, 0, 0},
+    {"tools", OPENAI_CHAT, read_nothing, NULL, 0, 0},
+    {"prompt", OPENAI_COMPLETIONS, read_prompt, PROMPT_ALLOWED, 0, 0},
+    {"echo", OPENAI_COMPLETIONS, read_echo, "true or false", 0, 0},
+    {"max_tokens", BOTH, read_max_tokens, "an integer from 1 to 2147483647", 1, INT32_MAX},
+    {"max_completion_tokens", BOTH, read_max_completion_tokens, "an integer from 1 to 2147483647", 1, INT32_MAX},
+    {"temperature", BOTH, read_temperature, "a number from 0 to 2", 0, 2},
+    {"top_p", BOTH, read_top_p, "a number above 0 and at most 1", FLT_MIN, 1},
+    {"min_p", BOTH, read_min_p, "a number from 0 to 1", 0, 1},
+    {"top_k", BOTH, read_top_k, "an integer: -1 or 0 for no limit, or from 1 to 2147483647", -1, INT32_MAX},
+    {"seed", BOTH, read_seed, "an integer of 64 bits", 0, 0},
+    {"stop", BOTH, read_stop, "a string or an array of at most 16 strings, each of 1 to 1024 bytes", 0, 0},
+    {"stream", BOTH, read_stream, "true or false", 0, 0},
+    {"stream_options", BOTH, read_stream_options, "an object with include_usage", 0, 0},
+    {"ignore_eos", BOTH, read_ignore_eos, "true or false", 0, 0},
+    {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
+    {"user", BOTH, read_nothing, NULL, 0, 0},
+};
+
+/* What is not served yet, and the values that ask for nothing; as json_text_dump writes them. */
+enum { MAX_NEUTRAL = 3 };
+static const struct unserved {
+    const char *name;
+    const char *neutral[MAX_NEUTRAL];
+} unserved[] = {
+    {"n", {"1"}},
+    {"best_of", {"1"}},
+    {"suffix", {"\"\""}},
+    {"logprobs", {"false"}},
+    {"top_logprobs", {"0"}},
+    {"prompt_logprobs", {"false"}},
+    {"logit_bias", {"{}"}},
+    {"presence_penalty", {"0", "0.0"}},
+    {"frequency_penalty", {"0", "0.0"}},
+    {"repetition_penalty", {"1", "1.0"}},
+    {"length_penalty", {"1", "1.0"}},
+    {"use_beam_search", {"false"}},
+    {"min_tokens", {"0"}},
+    {"stop_token_ids", {"[]"}},
+    {"include_stop_str_in_output", {"false"}},
+    {"skip_special_tokens", {"true"}},
+    {"response_format", {"{\"type\": \"text\"}"}},
+    {"tool_choice", {"\"auto\"", "\"none\""}},
+    {"functions", {"[]"}},
+    {"function_call", {"\"auto\"", "\"none\""}},
+    {"structured_outputs", {"{}"}},
+    {"guided_json", {NULL}},
+    {"guided_regex", {NULL}},
+    {"guided_choice", {NULL}},
+    {"guided_grammar", {NULL}},
+    {"modalities", {"[\"text\"]"}},
+    {"audio", {NULL}},
+    {"add_generation_prompt", {"true"}},
+    {"continue_final_message", {"false"}},
+    {"chat_template", {NULL}},
+    {"truncate_prompt_tokens", {NULL}},
+};
+
+static bool check_unserved(const struct unserved *entry, struct json_text value, struct error *err) {
+    struct string_builder dump = {0};
+    json_text_dump(value, &dump);
+    bool neutral = false;
+    for (int i = 0; i < MAX_NEUTRAL && entry->neutral[i] != NULL; ++i) {
+        neutral |= dump.data != NULL && strcmp(dump.data, entry->neutral[i]) == 0;
+    }
+    string_builder_finish(&dump);
+    if (neutral) return true;
+    if (entry->neutral[0] == NULL) {
+        return fail_param(err, ERR_INVALID, entry->name, "%s is not supported; it must be left out", entry->name);
+    }
+    return fail_param(err, ERR_INVALID, entry->name, "%s is not supported beyond %s%s%s, not %s", entry->name,
+                      entry->neutral[0], entry->neutral[1] != NULL ? " or " : "",
+                      entry->neutral[1] != NULL ? entry->neutral[1] : "", excerpt_of(value).text);
+}
+
+static bool read_field(struct json_text key, struct json_text value, struct reading *reading, struct error *err) {
+    // null means not given, but for what must be given.
+    bool is_null = json_text_kind(value) == JSON_NULL;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; ++i) {
+        const struct field *field = &fields[i];
+        if ((field->endpoints & (int)reading->source->endpoint) == 0 || !json_text_equals(key, field->name)) continue;
+        return (is_null && field->read != read_prompt) || field->read(field, value, reading, err);
+    }
+    for (size_t i = 0; i < sizeof unserved / sizeof *unserved; ++i) {
+        if (json_text_equals(key, unserved[i].name)) return is_null || check_unserved(&unserved[i], value, err);
+    }
+    log_message(reading->source->log, LOG_DEBUG, "the request field %s is not known and was ignored",
+                excerpt_of(key).text);
+    return true;
+}
+
+bool openai_request_read(const struct openai_source *source, struct openai_request *request, struct error *err) {
+    *request = (struct openai_request){.sampling = source->defaults};
+    struct reading reading = {.request = request, .source = source};
+    struct json_text body, key, value;
+    if (!json_text_check(source->body, source->length, &body, err)) return false;
+    if (json_text_kind(body) != JSON_OBJECT) {
+        return fail(err, ERR_INVALID, "the request body must be a JSON object, not %s", json_text_kind_name(body));
+    }
+    struct json_cursor cursor = {0};
+    while (json_text_next_member(body, &cursor, &key, &value)) {
+        if (!read_field(key, value, &reading, err)) return false;
+    }
+    if (source->endpoint == OPENAI_COMPLETIONS && !reading.has_prompt) {
+        return fail_param(err, ERR_INVALID, "prompt", "prompt is missing; it must be " PROMPT_ALLOWED);
+    }
+    if (reading.has_stream_options && !request->stream) {
+        return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");
+    }
+    request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;
+    return true;
+}
+
+void openai_request_finish(struct openai_request *request) {
+    free(request->model);
+    request->model = NULL;
+    stop_strings_finish(&request->stops);
+    clear_prompts(request);
+}

@@ -1,0 +1,59 @@
+/* The bodies of POST /v1/chat/completions and /v1/completions to one plain struct.
+ *
+ * Each field is checked where it is read; a failure is ERR_INVALID with param set and a message that names the field,
+ * what was given and what is allowed. Fields that would change the answer but are not served are refused unless they
+ * hold the value that changes nothing. Other unknown fields are ignored and logged at debug. null means not given.
+ * The messages and tools of a chat are read by chat_messages. */
+#ifndef QUERN_SERVER_OPENAI_REQUEST_H
+#define QUERN_SERVER_OPENAI_REQUEST_H
+
+#include "engine/error.h"
+#include "engine/log.h"
+#include "engine/sampling.h"
+#include "engine/tokenizer.h"
+#include "server/chat_template.h"
+#include "server/detokenizer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { OPENAI_MAX_PROMPTS = 128 };
+
+/* A text, or ids that are used as they are. */
+struct openai_prompt {
+    struct chat_text text; // data NULL: ids
+    struct token_list ids;
+};
+
+struct openai_request {
+    char *model;            // owned, NULL: not given
+    int32_t max_new_tokens; // 0: not given
+    struct sampling_params sampling;
+    bool has_seed;
+    struct stop_strings stops;
+    bool stream;
+    bool include_usage;
+    bool ignore_eos;
+    enum chat_thinking thinking;   // chat
+    bool echo;                     // completions
+    struct openai_prompt *prompts; // [n_prompts], owned; completions
+    int32_t n_prompts;
+};
+
+enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2 };
+
+struct openai_source {
+    enum openai_endpoint endpoint;
+    const char *body; // [length], NUL-terminated
+    size_t length;
+    struct sampling_params defaults;
+    int32_t vocab;   // ids of a prompt lie in [0, vocab)
+    struct log *log; // may be NULL
+};
+
+/* Fills request, which openai_request_finish frees whether this succeeds or not. */
+bool openai_request_read(const struct openai_source *source, struct openai_request *request, struct error *err);
+void openai_request_finish(struct openai_request *request);
+
+#endif

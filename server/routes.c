@@ -1,0 +1,96 @@
+#include "server/routes.h"
+
+#include "server/endpoints.h"
+#include "server/http.h"
+#include "server/openai.h"
+#include "server/server.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+static const struct route {
+    const char *method; // GET answers HEAD too
+    const char *path;   // a final '/' stands for every longer path
+    void (*handle)(struct server *server, struct http_request *http);
+    bool needs_engine;
+} routes[] = {
+    {"POST", "/v1/chat/completions", chat_completions_post, true},
+    {"POST", "/v1/completions", completions_post, true},
+    {"GET", "/v1/models", models_get, true},
+    {"GET", "/v1/models/", model_get, true},
+    {"GET", "/health", health_get, false},
+    {"GET", "/metrics", metrics_get, true},
+};
+
+static bool path_matches(const struct route *route, const char *path) {
+    size_t length = strlen(route->path);
+    if (route->path[length - 1] != '/') return strcmp(route->path, path) == 0;
+    return strncmp(route->path, path, length) == 0 && path[length] != '\0';
+}
+
+static bool method_matches(const struct route *route, const char *method) {
+    return strcmp(route->method, method) == 0 || (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
+/* "application/json", with or without parameters. */
+static bool is_json(const char *content_type) {
+    static const char json[] = "application/json";
+    if (strncasecmp(content_type, json, sizeof json - 1) != 0) return false;
+    char next = content_type[sizeof json - 1];
+    return next == '\0' || next == ';' || isspace((unsigned char)next);
+}
+
+static void refuse(struct server *server, struct http_request *http, const struct route *other) {
+    char message[512];
+    struct openai_error error = {.type = "invalid_request_error", .message = message};
+    if (other != NULL) {
+        error.status = 405;
+        error.code = "method_not_allowed";
+        error.allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
+        snprintf(message, sizeof message, "%.64s is not allowed here; %s is", http_method(http), error.allow);
+    } else {
+        error.status = 404;
+        error.code = "not_found";
+        snprintf(message, sizeof message, "there is no %.64s %.256s here", http_method(http), http_path(http));
+    }
+    openai_respond_error(server, http, &error);
+}
+
+static void refuse_type(struct server *server, struct http_request *http, const char *content_type) {
+    char message[512];
+    snprintf(message, sizeof message, "Content-Type must be application/json, not %.256s", content_type);
+    openai_respond_error(
+        server, http,
+        &(struct openai_error){
+            .status = 415, .type = "invalid_request_error", .code = "unsupported_media_type", .message = message});
+}
+
+void routes_handle(struct http_request *http, void *user) {
+    struct server *server = user;
+    const struct route *route = NULL, *other = NULL;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes && route == NULL; ++i) {
+        if (!path_matches(&routes[i], http_path(http))) continue;
+        if (method_matches(&routes[i], http_method(http)))
+            route = &routes[i];
+        else
+            other = &routes[i];
+    }
+    if (route == NULL) {
+        refuse(server, http, other);
+        return;
+    }
+    const char *content_type = http_header(http, "Content-Type");
+    if (strcmp(route->method, "POST") == 0 && content_type != NULL && !is_json(content_type)) {
+        refuse_type(server, http, content_type);
+        return;
+    }
+    struct error err;
+    if (route->needs_engine && !server_check_ready(server, &err)) {
+        openai_respond_failure(server, http, &err);
+        return;
+    }
+    route->handle(server, http);
+}

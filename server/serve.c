@@ -1,0 +1,110 @@
+#include "server/serve.h"
+
+#include "engine/engine.h"
+#include "engine/tokenizer.h"
+#include "server/engine_setup.h"
+#include "server/http.h"
+#include "server/routes.h"
+#include "server/server.h"
+#include "server/signals.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The last name in a path: "models/demo/" serves as "demo". */
+static char *last_name(const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') --end;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') --start;
+    return strndup(path + start, end - start);
+}
+
+static char *model_name(const struct config *config) {
+    if (config->served_model_name[0] != '\0') return strdup(config->served_model_name);
+    char *resolved = realpath(config->model, NULL); // "." has a name too
+    char *name = last_name(resolved != NULL ? resolved : config->model);
+    free(resolved);
+    return name;
+}
+
+static void say_ready(struct log *log, const char *url, const char *name) {
+    log_message(log, LOG_INFO, "ready: %s serves %s", url, name);
+    log_message(log, LOG_INFO,
+                "try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
+                "-d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'",
+                url, name);
+}
+
+struct serving {
+    struct server server;
+    char *model_name; // owned, as all here
+    struct signals *signals;
+    struct http *http;
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+};
+
+static bool start(struct serving *serving, const struct config *config, const struct backend_ops *ops, struct log *log,
+                  struct error *err) {
+    serving->signals = signals_create(err);
+    if (serving->signals == NULL) return false;
+    serving->model_name = model_name(config);
+    if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
+    server_init(&serving->server, serving->model_name, log);
+    const struct http_options options = {
+        .host = config->host,
+        .port = config->port,
+        .n_threads = config->http_threads,
+        .max_connections = config->max_connections,
+        .max_body_bytes = config->max_body_bytes,
+        .handle = routes_handle,
+        .user = &serving->server,
+        .log = log,
+    };
+    serving->http = http_create(&options, err);
+    if (serving->http == NULL) return false;
+    log_message(log, LOG_INFO, "listening on %s, loading %s", http_url(serving->http), config->model);
+    serving->tokenizer = engine_setup_tokenizer(config, err);
+    if (serving->tokenizer == NULL) return false;
+    const struct engine_options engine_options = engine_setup_options(config, ops, log);
+    serving->engine = engine_create(&engine_options, err);
+    if (serving->engine == NULL) return false;
+    server_ready(&serving->server, serving->engine, serving->tokenizer);
+    say_ready(log, http_url(serving->http), serving->model_name);
+    return true;
+}
+
+static void stop(struct serving *serving, int32_t timeout_ms, struct log *log) {
+    int64_t began = engine_now_ns();
+    atomic_store(&serving->server.state, SERVER_STOPPING);
+    http_stop_accepting(serving->http);
+    bool all = engine_drain(serving->engine, timeout_ms);
+    int64_t left_ms = timeout_ms - (engine_now_ns() - began) / 1000000;
+    // The last tokens still have to be sent.
+    if (all) all = http_wait_idle(serving->http, left_ms > 0 ? (int32_t)left_ms : 0);
+    log_message(log, all ? LOG_INFO : LOG_WARN, "%s after %.1f s",
+                all ? "all requests have finished" : "the shutdown timeout is over, what still runs is ended",
+                (double)(engine_now_ns() - began) / 1e9);
+}
+
+static void finish(struct serving *serving) {
+    http_destroy(serving->http);
+    engine_destroy(serving->engine);
+    tokenizer_destroy(serving->tokenizer);
+    signals_destroy(serving->signals);
+    free(serving->model_name);
+}
+
+bool serve(const struct config *config, const struct backend_ops *ops, struct log *log, struct error *err) {
+    struct serving serving = {0};
+    bool started = start(&serving, config, ops, log, err);
+    if (started) {
+        int number = signals_wait(serving.signals);
+        log_message(log, LOG_INFO, "%s: no new requests, running ones may finish within %d s", strsignal(number),
+                    (int)config->shutdown_timeout_s);
+        stop(&serving, config->shutdown_timeout_s * 1000, log);
+    }
+    finish(&serving);
+    return started;
+}

@@ -1,0 +1,83 @@
+"""The official openai SDK against the server: chat, stream, completions, models, errors."""
+import unittest
+
+from harness import Server
+
+try:
+    import openai
+except ImportError:
+    openai = None
+
+
+@unittest.skipIf(openai is None, "the openai SDK is not installed")
+class Sdk(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--max-seqs", "1", "--max-queue", "0")
+        cls.client = openai.OpenAI(base_url=cls.server.url + "/v1", api_key="any", max_retries=0)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.client.close()
+        assert cls.server.stop() == 0
+
+    def chat(self, content, **fields):
+        return self.client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": content}], temperature=0, **fields)
+
+    def test_chat(self):
+        answer = self.chat("Hello!", extra_body={"chat_template_kwargs": {"enable_thinking": True}})
+        self.assertEqual(answer.choices[0].message.role, "assistant")
+        self.assertTrue(answer.choices[0].message.content.endswith("Hello! How can I help you today?"))
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        self.assertEqual(answer.usage.total_tokens, 30)
+        self.assertGreaterEqual(answer.usage.prompt_tokens_details.cached_tokens, 0)
+
+    def test_stream(self):
+        chunks = list(self.chat("Send me a rocket emoji.", stream=True, stream_options={"include_usage": True}))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        self.assertTrue(text.endswith("🚀"))
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        self.assertEqual(chunks[-2].choices[0].finish_reason, "stop")
+        self.assertGreater(chunks[-1].usage.completion_tokens, 3)
+
+    def test_a_stream_can_be_left(self):
+        with self.chat("Tell me a story.", stream=True, max_tokens=2000, extra_body={"ignore_eos": True}) as stream:
+            next(iter(stream))
+        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
+
+    def test_completions(self):
+        answer = self.client.completions.create(model="demo", prompt="Once upon a time", max_tokens=5, temperature=0,
+                                                stop=["nowhere"], echo=True)
+        self.assertTrue(answer.choices[0].text.startswith("Once upon a time"))
+        pieces = self.client.completions.create(model="demo", prompt="Once upon a time", max_tokens=5, temperature=0,
+                                                stream=True)
+        text = "".join(piece.choices[0].text for piece in pieces)
+        self.assertEqual("Once upon a time" + text, answer.choices[0].text)
+
+    def test_tools(self):
+        tool = {"type": "function", "function": {"name": "get_weather", "parameters": {
+            "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+        answer = self.chat("What is the weather in Paris?", tools=[tool], tool_choice="auto")
+        self.assertIsInstance(answer.choices[0].message.content, str)
+
+    def test_models(self):
+        self.assertEqual([model.id for model in self.client.models.list()], ["demo"])
+        self.assertEqual(self.client.models.retrieve("demo").id, "demo")
+
+    def test_errors(self):
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat("Hello!", top_p=7)
+        self.assertEqual(caught.exception.param, "top_p")
+        self.assertIn("at most 1", caught.exception.message)
+        with self.assertRaises(openai.NotFoundError) as caught:
+            self.client.models.retrieve("gpt-9")
+        self.assertEqual(caught.exception.code, "model_not_found")
+        with self.chat("Tell me a story.", stream=True, max_tokens=2000, extra_body={"ignore_eos": True}):
+            with self.assertRaises(openai.RateLimitError):
+                self.chat("Hello!")
+        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,204 @@
+/* What each field becomes, and what is refused with which words. */
+#include "server/openai.h"
+#include "server/openai_request.h"
+#include "tests/test.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { VOCAB = 1000 };
+
+static const struct sampling_params defaults = {.temperature = 0.6f, .top_p = 0.95f, .min_p = 0.25f, .top_k = 20};
+
+static bool read_body(enum openai_endpoint endpoint, const char *body, struct openai_request *request,
+                      struct error *err) {
+    const struct openai_source source = {
+        .endpoint = endpoint, .body = body, .length = strlen(body), .defaults = defaults, .vocab = VOCAB};
+    return openai_request_read(&source, request, err);
+}
+
+static struct openai_request accept(enum openai_endpoint endpoint, const char *body) {
+    struct openai_request request;
+    struct error err = {.code = ERR_NONE};
+    if (!read_body(endpoint, body, &request, &err)) fail_msg("%s was refused: %s", body, err.message);
+    return request;
+}
+
+static void refuse(enum openai_endpoint endpoint, const char *body, const char *param, const char *part) {
+    struct openai_request request;
+    struct error err = {.code = ERR_NONE};
+    if (read_body(endpoint, body, &request, &err)) fail_msg("%s was accepted", body);
+    openai_request_finish(&request);
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_string_equal(err.param, param);
+    if (strstr(err.message, part) == NULL) fail_msg("%s is not in: %s", part, err.message);
+}
+
+static void test_defaults(void **state) {
+    (void)state;
+    struct openai_request request = accept(OPENAI_CHAT, "{}");
+    assert_memory_equal(&request.sampling, &defaults, sizeof defaults);
+    assert_null(request.model);
+    assert_int_equal(request.max_new_tokens, 0);
+    assert_int_equal(request.stops.count, 0);
+    assert_int_equal(request.thinking, CHAT_THINKING_DEFAULT);
+    assert_false(request.has_seed || request.stream || request.include_usage || request.ignore_eos || request.echo);
+    openai_request_finish(&request);
+}
+
+static void test_everything(void **state) {
+    (void)state;
+    struct openai_request request = accept(
+        OPENAI_CHAT,
+        "{\"model\": \"de\\u006do\", \"max_tokens\": 5, \"max_completion_tokens\": 7, \"temperature\": 1.5,"
+        "\"top_p\": 1, \"min_p\": 0, \"top_k\": 3.0, \"seed\": -2, \"stop\": [\"a\", \"\\u0000b\"], \"stream\": true,"
+        "\"stream_options\": {\"include_usage\": true, \"more\": 1}, \"ignore_eos\": true, \"n\": 1, \"user\": \"u\","
+        "\"chat_template_kwargs\": {\"enable_thinking\": false}, \"unknown\": [{}]}");
+    assert_string_equal(request.model, "demo");
+    assert_int_equal(request.max_new_tokens, 7);
+    assert_float_equal(request.sampling.temperature, 1.5f, 0);
+    assert_float_equal(request.sampling.top_p, 1, 0);
+    assert_float_equal(request.sampling.min_p, 0, 0);
+    assert_int_equal(request.sampling.top_k, 3);
+    assert_true(request.has_seed && request.sampling.seed == UINT64_MAX - 1);
+    assert_int_equal(request.stops.count, 2);
+    assert_int_equal(request.stops.strings[1].length, 2);
+    assert_memory_equal(request.stops.strings[1].data, "\0b", 2);
+    assert_true(request.stream && request.include_usage && request.ignore_eos);
+    assert_int_equal(request.thinking, CHAT_THINKING_OFF);
+    openai_request_finish(&request);
+}
+
+static void test_null_is_not_given(void **state) {
+    (void)state;
+    struct openai_request request =
+        accept(OPENAI_CHAT, "{\"temperature\": null, \"stop\": null, \"seed\": null, \"max_tokens\": null, \"n\": null,"
+                            "\"stream\": null, \"stream_options\": null, \"logprobs\": null, \"model\": null,"
+                            "\"chat_template_kwargs\": {\"enable_thinking\": null}}");
+    assert_memory_equal(&request.sampling, &defaults, sizeof defaults);
+    openai_request_finish(&request);
+}
+
+static void test_the_last_of_equal_keys(void **state) {
+    (void)state;
+    struct openai_request request = accept(
+        OPENAI_COMPLETIONS, "{\"prompt\": [\"a\", \"b\"], \"model\": \"x\", \"stop\": \"y\", \"prompt\": [1, 2, 3],"
+                            "\"model\": \"z\", \"stop\": [\"v\", \"w\"]}");
+    assert_string_equal(request.model, "z");
+    assert_int_equal(request.n_prompts, 1);
+    assert_int_equal(request.prompts[0].ids.count, 3);
+    assert_int_equal(request.stops.count, 2);
+    assert_string_equal(request.stops.strings[0].data, "v");
+    openai_request_finish(&request);
+}
+
+static void test_seeds(void **state) {
+    (void)state;
+    const struct {
+        const char *body;
+        uint64_t seed;
+    } rows[] = {
+        {"{\"seed\": 0}", 0},
+        {"{\"seed\": 9007199254740993}", 9007199254740993u}, // no double holds it
+        {"{\"seed\": 18446744073709551615}", UINT64_MAX},
+        {"{\"seed\": -9223372036854775808}", (uint64_t)INT64_MIN},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct openai_request request = accept(OPENAI_CHAT, rows[i].body);
+        assert_true(request.sampling.seed == rows[i].seed);
+        openai_request_finish(&request);
+    }
+    refuse(OPENAI_CHAT, "{\"seed\": 18446744073709551616}", "seed", "64 bits, not 18446744073709551616");
+    refuse(OPENAI_CHAT, "{\"seed\": 1.0}", "seed", "not 1.0");
+}
+
+static void test_prompts(void **state) {
+    (void)state;
+    struct openai_request request = accept(OPENAI_COMPLETIONS, "{\"prompt\": \"a\\u0000b\"}");
+    assert_int_equal(request.n_prompts, 1);
+    assert_int_equal(request.prompts[0].text.length, 3);
+    openai_request_finish(&request);
+    request = accept(OPENAI_COMPLETIONS, "{\"prompt\": [\"a\", \"\", \"c\"]}");
+    assert_int_equal(request.n_prompts, 3);
+    openai_request_finish(&request);
+    request = accept(OPENAI_COMPLETIONS, "{\"prompt\": [0, 999]}");
+    assert_int_equal(request.prompts[0].ids.ids[1], 999);
+    openai_request_finish(&request);
+    request = accept(OPENAI_COMPLETIONS, "{\"prompt\": [[1], [2, 3]], \"echo\": true}");
+    assert_int_equal(request.n_prompts, 2);
+    assert_int_equal(request.prompts[1].ids.count, 2);
+    assert_true(request.echo);
+    openai_request_finish(&request);
+    refuse(OPENAI_COMPLETIONS, "{}", "prompt", "missing");
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": [1, 1000]}", "prompt", "from 0 to 999, not 1000");
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": null}", "prompt", "not null");
+    request = accept(OPENAI_CHAT, "{\"prompt\": 1, \"echo\": 2}"); // a chat has none
+    openai_request_finish(&request);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    refuse(OPENAI_CHAT, "{\"temperature\": 3}", "temperature", "temperature must be a number from 0 to 2, not 3");
+    refuse(OPENAI_CHAT, "{\"temperature\": 1e999}", "temperature", "not 1e999");
+    refuse(OPENAI_CHAT, "{\"top_p\": 0}", "top_p", "above 0 and at most 1, not 0");
+    refuse(OPENAI_CHAT, "{\"max_tokens\": 1.5}", "max_tokens", "an integer from 1 to 2147483647, not 1.5");
+    refuse(OPENAI_CHAT, "{\"stop\": \"\"}", "stop", "not \"\"");
+    refuse(OPENAI_CHAT, "{\"n\": 2}", "n", "n is not supported beyond 1, not 2");
+    refuse(OPENAI_CHAT, "{\"tool_choice\": \"required\"}", "tool_choice", "beyond \"auto\" or \"none\"");
+    refuse(OPENAI_CHAT, "{\"guided_json\": {\"type\": \"object\"}}", "guided_json", "must be left out");
+    refuse(OPENAI_CHAT, "{\"stream_options\": {}}", "stream_options", "only with stream true");
+    refuse(OPENAI_CHAT, "[1]", "", "not an array");
+    refuse(OPENAI_CHAT, "{\"a\": }", "", "malformed");
+    // What is quoted is cut, at a whole character.
+    refuse(OPENAI_CHAT,
+           "{\"top_k\": \"\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80"
+           "\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80"
+           "\xF0\x9F\x9A\x80\xF0\x9F\x9A\x80\"}",
+           "top_k", "\xF0\x9F\x9A\x80…");
+}
+
+static void test_tiny_temperature_is_greedy(void **state) {
+    (void)state;
+    struct openai_request request = accept(OPENAI_CHAT, "{\"temperature\": 1e-30}");
+    assert_float_equal(request.sampling.temperature, 0, 0);
+    openai_request_finish(&request);
+}
+
+static void test_error_bodies(void **state) {
+    (void)state;
+    const struct {
+        enum error_code code;
+        int status;
+    } rows[] = {
+        {ERR_INVALID, 400}, {ERR_NOT_FOUND, 404}, {ERR_TOO_LARGE, 413}, {ERR_BUSY, 429},     {ERR_UNAVAILABLE, 503},
+        {ERR_MEMORY, 500},  {ERR_DEVICE, 500},    {ERR_NUMERIC, 500},   {ERR_INTERNAL, 500},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct error err = {.code = rows[i].code, .message = "a \"message\""};
+        assert_int_equal(openai_error_from(&err).status, rows[i].status);
+    }
+    struct error err = {.code = ERR_INVALID, .param = "top_p", .message = "a \"message\"\n\x01"};
+    struct openai_error error = openai_error_from(&err);
+    struct string_builder out = {0};
+    openai_write_error(&out, &error);
+    assert_string_equal(out.data,
+                        "{\"error\":{\"message\":\"a \\\"message\\\"\\n\\u0001\",\"type\":\"invalid_request_error\","
+                        "\"param\":\"top_p\",\"code\":null}}");
+    string_builder_finish(&out);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_null_is_not_given),
+        cmocka_unit_test(test_the_last_of_equal_keys),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_tiny_temperature_is_greedy),
+        cmocka_unit_test(test_error_bodies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
