@@ -247,13 +247,14 @@ static bool upload_part(struct uploader *uploader, const struct part *part, stru
     size_t n_elements = (size_t)part->rows * (size_t)part->columns;
     size_t max_count = STAGING_BYTES / sizeof(uint16_t);
     uint64_t key = dummy_weights_key(source->seed, part->name);
+    struct dummy_spread spread = dummy_weights_spread(part->name, part->n_dims, part->columns);
     for (size_t first = 0; first < n_elements; first += max_count) {
         size_t count = n_elements - first < max_count ? n_elements - first : max_count;
         uint16_t *staging = (uint16_t *)(void *)(uploader->staging + (size_t)uploader->next * STAGING_BYTES);
         if (part->tensor) {
             fill_from_tensor(staging, part->tensor, first, count);
         } else {
-            dummy_weights_fill(staging, first, count, key, part->n_dims == 1 ? DUMMY_NORM : DUMMY_MATRIX);
+            dummy_weights_fill(staging, first, count, key, spread);
         }
         // The copy before this one has left the other buffer when synchronize returns: it is the next to be filled.
         char *to = uploader->device_data + part->offset + first * sizeof(uint16_t);

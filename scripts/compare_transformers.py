@@ -33,14 +33,14 @@ def mix(word):
     return word ^ ((word >> 31) & (2**33 - 1))
 
 
-def fill(parameter, key, is_norm):
+def fill(parameter, key, center, scale):
     flat, chunk = parameter.data.view(-1), 1 << 26
     for first in range(0, flat.numel(), chunk):
         count = min(chunk, flat.numel() - first)
         words = torch.arange(first // 4 + 1, (first + count + 3) // 4 + 1, device=flat.device)
         bits = mix(signed(key) + words * signed(int(dummy_weights.GOLDEN)))
         x = bits.view(torch.int16)[:count].float()
-        value = 1 + x * float(dummy_weights.NORM_SCALE) if is_norm else x * float(dummy_weights.MATRIX_SCALE)
+        value = center + x * scale
         flat[first:first + count] = value.to(torch.bfloat16).to(flat.dtype)
 
 
@@ -55,7 +55,8 @@ def make_model(shape, device):
     shapes = dict(dummy_weights.tensor_shapes(json.loads(Path(shape).read_text())))
     for name, parameter in model.named_parameters():
         assert list(parameter.shape) == shapes[name], name
-        fill(parameter, int(dummy_weights.tensor_key(0, name)[0]), parameter.dim() == 1)
+        center, scale = dummy_weights.spread(name, shapes[name])
+        fill(parameter, int(dummy_weights.tensor_key(0, name)[0]), float(center), float(scale))
     return model
 
 

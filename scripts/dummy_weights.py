@@ -33,11 +33,20 @@ def tensor_key(seed, name):
     return mix(np.array([seed ^ value], dtype=np.uint64))
 
 
-def tensor_elements(key, first, count, is_norm):
+def spread(name, shape):
+    """The center and scale of a tensor's elements."""
+    if len(shape) == 1:
+        return np.float32(1), NORM_SCALE
+    if name.endswith((".o_proj.weight", ".down_proj.weight")):
+        return np.float32(0), MATRIX_SCALE / np.sqrt(np.float32(shape[1]))
+    return np.float32(0), MATRIX_SCALE
+
+
+def tensor_elements(key, first, count, center, scale):
     """bf16 elements [first, first + count) as uint16; first is a multiple of 4."""
     words = np.arange(first // 4 + 1, (first + count + 3) // 4 + 1, dtype=np.uint64)
     x = mix(key + words * GOLDEN).astype("<u8").view("<i2")[:count].astype(np.float32)
-    value = np.float32(1) + x * NORM_SCALE if is_norm else x * MATRIX_SCALE
+    value = center + x * scale
     bits = value.view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
 
@@ -82,7 +91,7 @@ def write(config_path, folder, seed):
         for name, shape in tensor_shapes(config):
             key, size = tensor_key(seed, name), int(np.prod(shape))
             for first in range(0, size, CHUNK):
-                tensor_elements(key, first, min(CHUNK, size - first), len(shape) == 1).tofile(file)
+                tensor_elements(key, first, min(CHUNK, size - first), *spread(name, shape)).tofile(file)
 
 
 def main():

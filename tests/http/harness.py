@@ -12,6 +12,7 @@ import time
 import unittest
 
 QUERN = os.environ.get("QUERN", "build/quern")
+DEVICE = os.environ.get("QUERN_TEST_DEVICE", "cpu")
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GOLDEN = os.path.join(ROOT, "tests", "fixtures", "golden")
 # Sanitizers cost a factor of 5 to 20: limits of time are that much wider, and long runs that much shorter.
@@ -24,7 +25,7 @@ class Server:
 
     def __init__(self, *arguments, wait=True):
         self.log = tempfile.TemporaryFile("w+")
-        command = [QUERN, "serve", "--port", "0", "--device", "cpu", "--kv-bytes", "64MiB", *arguments]
+        command = [QUERN, "serve", "--port", "0", "--device", DEVICE, "--kv-bytes", "64MiB", *arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = self.wait_for_line(r"listening on (http://\S+),")
         self.port = int(self.url.rsplit(":", 1)[1])

@@ -9,16 +9,17 @@ static void test_dummy_elements_do_not_depend_on_the_pieces(void **state) {
     (void)state;
     enum { N = 5000 };
     static uint16_t whole[N], pieces[N];
-    for (enum dummy_kind kind = DUMMY_MATRIX; kind <= DUMMY_NORM; kind++) {
+    for (int32_t n_dims = 1; n_dims <= 2; n_dims++) {
+        struct dummy_spread spread = dummy_weights_spread("t", n_dims, 1);
         uint64_t key = dummy_weights_key(7, "t");
-        dummy_weights_fill(whole, 0, N, key, kind);
+        dummy_weights_fill(whole, 0, N, key, spread);
         for (size_t first = 0, length = 1; first < N; first += length, length = length * 3 % 701) {
-            dummy_weights_fill(pieces + first, first, first + length < N ? length : N - first, key, kind);
+            dummy_weights_fill(pieces + first, first, first + length < N ? length : N - first, key, spread);
         }
         assert_memory_equal(whole, pieces, sizeof whole);
-        dummy_weights_fill(pieces, 0, N, dummy_weights_key(8, "t"), kind);
+        dummy_weights_fill(pieces, 0, N, dummy_weights_key(8, "t"), spread);
         assert_memory_not_equal(whole, pieces, sizeof whole);
-        dummy_weights_fill(pieces, 0, N, dummy_weights_key(7, "u"), kind);
+        dummy_weights_fill(pieces, 0, N, dummy_weights_key(7, "u"), spread);
         assert_memory_not_equal(whole, pieces, sizeof whole);
     }
 }
@@ -30,10 +31,10 @@ static float f32_from_bf16(uint16_t bf16) {
     return value;
 }
 
-static void assert_moments(enum dummy_kind kind, double mean, double deviation) {
+static void assert_moments(struct dummy_spread spread, double mean, double deviation) {
     enum { N = 1 << 20 };
     static uint16_t values[N];
-    dummy_weights_fill(values, 0, N, dummy_weights_key(0, "model.embed_tokens.weight"), kind);
+    dummy_weights_fill(values, 0, N, dummy_weights_key(0, "model.embed_tokens.weight"), spread);
     double sum = 0, squares = 0;
     for (int i = 0; i < N; i++) sum += f32_from_bf16(values[i]) - mean;
     for (int i = 0; i < N; i++) squares += pow(f32_from_bf16(values[i]) - mean, 2);
@@ -43,8 +44,10 @@ static void assert_moments(enum dummy_kind kind, double mean, double deviation) 
 
 static void test_dummy_weights_have_the_promised_spread(void **state) {
     (void)state;
-    assert_moments(DUMMY_MATRIX, 0, 0.02);
-    assert_moments(DUMMY_NORM, 1, 0.125 / sqrt(3));
+    assert_moments(dummy_weights_spread("model.layers.3.mlp.gate_proj.weight", 2, 4096), 0, 0.02);
+    assert_moments(dummy_weights_spread("model.layers.3.mlp.down_proj.weight", 2, 4096), 0, 0.02 / 64);
+    assert_moments(dummy_weights_spread("model.layers.3.self_attn.o_proj.weight", 2, 4096), 0, 0.02 / 64);
+    assert_moments(dummy_weights_spread("model.norm.weight", 1, 1), 1, 0.125 / sqrt(3));
 }
 
 static void test_bf16_rounds_to_nearest_even(void **state) {

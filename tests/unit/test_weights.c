@@ -404,9 +404,11 @@ static void test_tensors_larger_than_the_staging_buffer(void **state) {
     size_t n_elements = (size_t)fixture->config.shape.vocab * (size_t)fixture->config.shape.hidden;
     uint16_t *expected = malloc(n_elements * sizeof *expected);
     assert_non_null(expected);
-    dummy_weights_fill(expected, 0, n_elements, dummy_weights_key(3, "model.embed_tokens.weight"), DUMMY_MATRIX);
+    dummy_weights_fill(expected, 0, n_elements, dummy_weights_key(3, "model.embed_tokens.weight"),
+                       dummy_weights_spread("model.embed_tokens.weight", 2, 1));
     assert_memory_equal(fixture->weights.embedding, expected, n_elements * sizeof *expected);
-    dummy_weights_fill(expected, 0, n_elements, dummy_weights_key(3, "lm_head.weight"), DUMMY_MATRIX);
+    dummy_weights_fill(expected, 0, n_elements, dummy_weights_key(3, "lm_head.weight"),
+                       dummy_weights_spread("lm_head.weight", 2, 1));
     assert_memory_equal(fixture->weights.lm_head, expected, n_elements * sizeof *expected);
     assert_int_equal(fixture->device.largest_copy, 16 << 20);
     free(expected);
