@@ -12,62 +12,6 @@ void detokenizer_finish(struct detokenizer *detokenizer) {
     string_builder_finish(&detokenizer->held);
 }
 
-/* --- UTF-8 --- */
-
-static bool in_range(unsigned char c, unsigned char first, unsigned char last) {
-    return c >= first && c <= last;
-}
-
-/* Bytes of the character that c begins, 0 when it begins none (RFC 3629). */
-static size_t sequence_length(unsigned char c) {
-    if (c < 0x80) return 1;
-    if (in_range(c, 0xC2, 0xDF)) return 2;
-    if (in_range(c, 0xE0, 0xEF)) return 3;
-    if (in_range(c, 0xF0, 0xF4)) return 4;
-    return 0;
-}
-
-/* Second bytes that would be overlong, a surrogate or beyond U+10FFFF are excluded by their first byte. */
-static bool continues(unsigned char lead, size_t index, unsigned char c) {
-    if (index == 1) {
-        if (lead == 0xE0) return in_range(c, 0xA0, 0xBF);
-        if (lead == 0xED) return in_range(c, 0x80, 0x9F);
-        if (lead == 0xF0) return in_range(c, 0x90, 0xBF);
-        if (lead == 0xF4) return in_range(c, 0x80, 0x8F);
-    }
-    return in_range(c, 0x80, 0xBF);
-}
-
-static void append_replacement(struct string_builder *text) {
-    string_builder_append(text, "\xEF\xBF\xBD", 3);
-}
-
-/* Appends c and what it completes to text. */
-static void push_byte(struct detokenizer *detokenizer, char byte, struct string_builder *text) {
-    unsigned char c = (unsigned char)byte;
-    if (detokenizer->n_partial > 0) {
-        unsigned char lead = (unsigned char)detokenizer->partial[0];
-        if (continues(lead, detokenizer->n_partial, c)) {
-            detokenizer->partial[detokenizer->n_partial++] = byte;
-            if (detokenizer->n_partial < sequence_length(lead)) return;
-            string_builder_append(text, detokenizer->partial, detokenizer->n_partial);
-            detokenizer->n_partial = 0;
-            return;
-        }
-        append_replacement(text);
-        detokenizer->n_partial = 0;
-    }
-    size_t length = sequence_length(c);
-    if (length == 1) {
-        string_builder_append(text, &byte, 1);
-    } else if (length == 0) {
-        append_replacement(text);
-    } else {
-        detokenizer->partial[0] = byte;
-        detokenizer->n_partial = 1;
-    }
-}
-
 /* --- stop strings --- */
 
 /* Finds the stop string that ends first, at or after byte `from` of the end. */
@@ -122,15 +66,14 @@ bool detokenizer_push(struct detokenizer *detokenizer, int32_t token, struct str
     const char *bytes = tokenizer_bytes(detokenizer->tokenizer, token, &n_bytes);
     bool direct = detokenizer->stops->count == 0;
     size_t old_length = detokenizer->held.length;
-    for (size_t i = 0; i < n_bytes; ++i) push_byte(detokenizer, bytes[i], direct ? out : &detokenizer->held);
+    utf8_push(&detokenizer->utf8, bytes, n_bytes, direct ? out : &detokenizer->held);
     return !direct && decide(detokenizer, old_length, out);
 }
 
 void detokenizer_flush(struct detokenizer *detokenizer, struct string_builder *out) {
     if (detokenizer->stopped) return;
     size_t old_length = detokenizer->held.length;
-    if (detokenizer->n_partial > 0) append_replacement(&detokenizer->held);
-    detokenizer->n_partial = 0;
+    utf8_flush(&detokenizer->utf8, &detokenizer->held);
     if (detokenizer->held.length > old_length && decide(detokenizer, old_length, out)) return;
     if (detokenizer->held.length > 0) string_builder_append(out, detokenizer->held.data, detokenizer->held.length);
     detokenizer->held.length = 0;

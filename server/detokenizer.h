@@ -1,13 +1,14 @@
 /* Token ids of one answer to text that can be shown: valid UTF-8, whole characters only, ending before a stop string.
  *
- * Bytes that begin a character are held until it is complete, so that an emoji spread over tokens is never split; bytes
- * that can begin none become U+FFFD, as in Python's errors="replace". Text that may be the start of a stop string is
- * held until that is decided. The result does not depend on how the tokens were grouped into calls. */
+ * Bytes that begin a character are held until it is complete, so that an emoji spread over tokens is never split. Text
+ * that may be the start of a stop string is held until that is decided. The result does not depend on how the tokens
+ * were grouped into calls. */
 #ifndef QUERN_SERVER_DETOKENIZER_H
 #define QUERN_SERVER_DETOKENIZER_H
 
 #include "engine/tokenizer.h"
 #include "server/string_builder.h"
+#include "server/utf8.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,8 +28,7 @@ void stop_strings_finish(struct stop_strings *stops);
 struct detokenizer {
     const struct tokenizer *tokenizer; // borrowed
     const struct stop_strings *stops;  // borrowed
-    char partial[4];                   // bytes of a character that is not complete
-    size_t n_partial;
+    struct utf8_decoder utf8;
     struct string_builder held; // not yet decided
     bool stopped;               // a stop string was completed: nothing comes any more
 };

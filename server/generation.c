@@ -8,7 +8,6 @@
 #include "server/server.h"
 #include "server/stream.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -51,12 +50,12 @@ static bool is_end_token(const struct generation *generation, int32_t token) {
     return false;
 }
 
-static void set_error(struct generation *generation, const struct error *error) {
-    if (generation->error.code == ERR_NONE) generation->error = *error;
+/* Where a failure goes: the first one counts, later ones go nowhere. */
+static struct error *error_slot(struct generation *generation) {
+    return generation->error.code == ERR_NONE ? &generation->error : NULL;
 }
 
 static void finish_choice(struct generation *generation, struct choice *choice, const struct engine_event *last) {
-    struct error error;
     detokenizer_flush(&choice->detokenizer, &choice->text);
     bool stopped = choice->detokenizer.stopped;
     choice->last = *last;
@@ -67,17 +66,9 @@ static void finish_choice(struct generation *generation, struct choice *choice, 
         return;
     }
     choice->n_generated = last->n_generated;
-    switch (last->reason) {
-    case FINISH_ERROR:
-        set_error(generation, &last->error);
-        break;
-    case FINISH_CANCELLED:
-        fail(&error, ERR_UNAVAILABLE, "the server is stopping");
-        set_error(generation, &error);
-        break;
-    default:
-        break;
-    }
+    struct error *error = error_slot(generation);
+    if (last->reason == FINISH_ERROR && error != NULL) *error = last->error;
+    if (last->reason == FINISH_CANCELLED) fail(error, ERR_UNAVAILABLE, "the server is stopping");
 }
 
 static void take_choice(struct generation *generation, int32_t index) {
@@ -92,12 +83,9 @@ static void take_choice(struct generation *generation, int32_t index) {
         }
     }
     if (delivery->lost) {
-        struct error error;
-        fail(&error, ERR_MEMORY, "memory ran out while tokens waited for the client");
-        set_error(generation, &error);
+        fail(error_slot(generation), ERR_MEMORY, "memory ran out while tokens waited for the client");
     }
-    struct error error;
-    if (!string_builder_check(&choice->text, "the answer", &error)) set_error(generation, &error);
+    string_builder_check(&choice->text, "the answer", error_slot(generation));
     if (delivery->finished) finish_choice(generation, choice, &delivery->last);
 }
 
@@ -106,9 +94,7 @@ static void take_all(struct generation *generation, struct http_request *http) {
         if (generation->choices[i].finish_reason == NULL) take_choice(generation, i);
     }
     if (http_closing(http) && generation->n_unfinished > 0) {
-        struct error error;
-        fail(&error, ERR_UNAVAILABLE, "the server is stopping");
-        set_error(generation, &error);
+        fail(error_slot(generation), ERR_UNAVAILABLE, "the server is stopping");
     }
 }
 

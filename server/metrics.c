@@ -1,6 +1,5 @@
 #include "server/metrics.h"
 
-#include "engine/engine.h"
 #include "server/endpoints.h"
 #include "server/http.h"
 #include "server/json_writer.h"

@@ -2,7 +2,7 @@
 #ifndef QUERN_SERVER_METRICS_H
 #define QUERN_SERVER_METRICS_H
 
-#include "engine/stats.h"
+#include "engine/engine.h"
 #include "server/string_builder.h"
 
 #include <stdint.h>

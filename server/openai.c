@@ -4,6 +4,10 @@
 #include "server/http.h"
 #include "server/json_writer.h"
 #include "server/server.h"
+#include "server/utf8.h"
+
+#include <stdio.h>
+#include <string.h>
 
 struct openai_error openai_error_from(const struct error *err) {
     struct openai_error error = {
@@ -62,9 +66,20 @@ static void write_text_or_null(struct string_builder *out, const char *text) {
     }
 }
 
+/* Valid UTF-8 of a text that quotes bytes of a request, or was cut inside a character. */
+static struct string_builder scrubbed(const char *text) {
+    struct utf8_decoder decoder = {0};
+    struct string_builder valid = {0};
+    utf8_push(&decoder, text, strlen(text), &valid);
+    utf8_flush(&decoder, &valid);
+    return valid;
+}
+
 void openai_write_error(struct string_builder *out, const struct openai_error *error) {
+    struct string_builder message = scrubbed(error->message);
     string_builder_append_text(out, "{\"error\":{\"message\":");
-    json_write_text(out, error->message);
+    json_write_string(out, message.data, message.length);
+    string_builder_finish(&message);
     string_builder_append_text(out, ",\"type\":");
     json_write_text(out, error->type);
     string_builder_append_text(out, ",\"param\":");
@@ -74,16 +89,23 @@ void openai_write_error(struct string_builder *out, const struct openai_error *e
     string_builder_append_text(out, "}}");
 }
 
-void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error) {
+static void log_error(struct log *log, const struct http_request *request, const struct openai_error *error) {
+    char line[512];
+    snprintf(line, sizeof line, "%s %s", http_method(request), http_path(request));
+    struct string_builder what = scrubbed(line), message = scrubbed(error->message);
     const struct log_field fields[] = {
         {.name = "status", .kind = LOG_FIELD_INTEGER, .integer = error->status},
-        {.name = "method", .kind = LOG_FIELD_STRING, .string = http_method(request)},
-        {.name = "path", .kind = LOG_FIELD_STRING, .string = http_path(request)},
-        {.name = "message", .kind = LOG_FIELD_STRING, .string = error->message},
+        {.name = "request", .kind = LOG_FIELD_STRING, .string = what.data},
+        {.name = "message", .kind = LOG_FIELD_STRING, .string = message.data},
     };
-    log_event(server->log, error->status >= 500 && error->status != 503 ? LOG_WARN : LOG_INFO, "refused", fields,
-              sizeof fields / sizeof *fields);
+    bool ours = error->status >= 500 && error->status != 503;
+    log_event(log, ours ? LOG_WARN : LOG_INFO, "refused", fields, sizeof fields / sizeof *fields);
+    string_builder_finish(&what);
+    string_builder_finish(&message);
+}
 
+void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error) {
+    log_error(server->log, request, error);
     struct http_response response = {.status = error->status, .content_type = "application/json"};
     int n_headers = 0;
     if (error->retry_after != NULL) {

@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* The last name in a path: "models/demo/" serves as "demo". */
 static char *last_name(const char *path) {
@@ -26,6 +27,19 @@ static char *model_name(const struct config *config) {
     char *name = last_name(resolved != NULL ? resolved : config->model);
     free(resolved);
     return name;
+}
+
+/* Each connection takes a descriptor: the soft limit, often 1,024, is raised as far as the hard one allows. */
+static void allow_descriptors(int32_t n_connections, struct log *log) {
+    enum { OTHERS = 64 }; // files, epolls, the log
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    rlim_t wanted = (rlim_t)n_connections + OTHERS;
+    if (limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur == wanted) return;
+    log_message(log, LOG_WARN, "%d connections were asked for, but this process may open only %llu files",
+                (int)n_connections, (unsigned long long)limit.rlim_cur);
 }
 
 static void say_ready(struct log *log, const char *url, const char *name) {
@@ -52,6 +66,7 @@ static bool start(struct serving *serving, const struct config *config, const st
     serving->model_name = model_name(config);
     if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
     server_init(&serving->server, serving->model_name, log);
+    allow_descriptors(config->max_connections, log);
     const struct http_options options = {
         .host = config->host,
         .port = config->port,

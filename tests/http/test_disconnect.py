@@ -98,19 +98,19 @@ class Disconnect(ServerTest):
 class SlowReaders(ServerTest):
     def test_a_reader_that_stands_still_holds_up_no_one(self):
         with self.server.socket() as slow:
-            slow.sendall(post_bytes(CHAT, {**LONG, "stream": True, "max_tokens": 1500}))
+            slow.sendall(post_bytes(CHAT, {**LONG, "stream": True, "max_tokens": 1500 // PATIENCE}))
             began = time.monotonic()
             status, _ = self.server.chat("Hello!")
             self.assertEqual(status, 200)
             self.assertLess(time.monotonic() - began, 5 * PATIENCE)
-            self.server.wait_for_live(lambda running, waiting, usage: running == 0, seconds=60)
+            self.server.wait_for_live(lambda running, waiting, usage: running == 0, seconds=30)
             data = b""
             while not data.endswith(b"0\r\n\r\n"):
                 self.assertTrue(select.select([slow], [], [], 20 * PATIENCE)[0])
                 piece = slow.recv(2000)
                 self.assertNotEqual(piece, b"")
                 data += piece
-            self.assertIn(b"data: [DONE]", data)
+            self.assertIn(b"data: [DONE]", data[-100:])
 
     def test_one_byte_at_a_time(self):
         request = post_bytes(CHAT, {**LONG, "max_tokens": 5, "stream": True})

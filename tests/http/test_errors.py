@@ -132,6 +132,14 @@ class Errors(ServerTest):
             status, _, answer = self.server.call(method, path)
             self.assertEqual((status, json.loads(answer)["error"]["code"]), (404, "not_found"), path)
 
+    def test_what_is_quoted_stays_valid_utf8(self):
+        for path in ("/v1/models/%FF%FE", "/%C3", "/v1/models/" + "%C3%A9" * 300, "/%22%5C%0A"):
+            status, _, answer = self.server.call("GET", path)
+            self.assertEqual(status, 404)
+            self.assertIn("message", json.loads(answer.decode("utf-8"))["error"])
+        self.refused(404, PLAIN, {"prompt": "Hi", "model": "é" * 200}, "does not exist", param="model",
+                     code="model_not_found")
+
     def test_content_type(self):
         for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", "application/json-patch"):
             self.refused(415, PLAIN, {"prompt": "Hi"}, "application/json", kind, code="unsupported_media_type",

@@ -38,7 +38,7 @@ class Shutdown(unittest.TestCase):
     def test_a_stream_is_finished(self):
         server = self.start("--shutdown-timeout-s", "30")
         with server.socket() as connection:
-            connection.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 400}))
+            connection.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 400 // PATIENCE}))
             first = connection.recv(4096)
             self.assertIn(b"200", first)
             server.process.send_signal(signal.SIGTERM)
@@ -46,14 +46,14 @@ class Shutdown(unittest.TestCase):
             with self.assertRaises(OSError):
                 server.socket()
             data = first + receive_all(connection)
-        self.assertIn(b"data: [DONE]", data)
-        self.assertIn(b'"finish_reason":"length"', data)
+        self.assertIn(b"data: [DONE]", data[-100:])
+        self.assertIn(b'"finish_reason":"length"', data[-400:])
         self.assertEqual(server.process.wait(30 * PATIENCE), 0)
 
     def test_the_deadline_is_kept(self):
         server = self.start("--shutdown-timeout-s", "1", "--max-model-len", "4000")
         with server.socket() as connection:
-            connection.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 3900}) )
+            connection.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 3900}))
             first = connection.recv(4096)
             began = time.monotonic()
             server.process.send_signal(signal.SIGINT)
@@ -62,12 +62,12 @@ class Shutdown(unittest.TestCase):
         self.assertLess(time.monotonic() - began, 2.5 * PATIENCE)
         self.assertEqual(status, 0)
         if b"[DONE]" not in data:  # a fast machine may have finished
-            self.assertIn(b'data: {"error":{"message":"the server is stopping"', data)
+            self.assertIn(b'data: {"error":{"message":"the server is stopping"', data[-300:])
 
     def test_an_open_connection_is_told(self):
         server = self.start()
         with server.socket() as runs, server.socket() as idle:
-            runs.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 400}))
+            runs.sendall(post_bytes(CHAT, {**LONG, "max_tokens": 400 // PATIENCE}))
             runs.recv(4096)
             idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             self.assertIn(b"200 OK", idle.recv(4096))
@@ -79,7 +79,7 @@ class Shutdown(unittest.TestCase):
             self.assertIn(b"503", answer[:20])
             self.assertIn(b"Retry-After", answer)
             self.assertIn(b"Connection: close", answer)
-            self.assertIn(b"[DONE]", receive_all(runs))
+            self.assertIn(b"[DONE]", receive_all(runs)[-100:])
         self.assertEqual(server.process.wait(30 * PATIENCE), 0)
 
     def test_a_second_signal_ends_at_once(self):
