@@ -8,7 +8,7 @@ COPY scripts/install-deps scripts/
 RUN scripts/install-deps build
 COPY . .
 RUN meson setup build --buildtype=release -Dcuda=enabled -Dtests=false && ninja -C build quern && strip build/quern
-# Of CUDA only what the program loads: cuBLAS and cuBLASLt, and NCCL when it is linked. libcuda comes from the host.
+# Of CUDA only what the program loads (cuBLASLt, and NCCL when it is linked); libcuda comes from the host.
 RUN mkdir /libraries && \
     ldd build/quern | awk '/libcublas|libcudart|libnccl/ { print $3 }' | xargs -r cp -L -t /libraries
 
