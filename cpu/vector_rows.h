@@ -77,8 +77,8 @@ static inline void rope_angles(int32_t position, const float *frequencies, float
         int_vec swap = (quarter & 1) != 0;
         int_vec sine = (swap & (int_vec)c) | (~swap & (int_vec)s);
         int_vec cosine = (swap & (int_vec)s) | (~swap & (int_vec)c);
-        sine ^= (quarter & 2) << 30;
-        cosine ^= ((quarter + 1) & 2) << 30;
+        sine ^= -(quarter & 2) & INT32_MIN;
+        cosine ^= -((quarter + 1) & 2) & INT32_MIN;
         store_left(sines + i, (vec)sine, n - i);
         store_left(cosines + i, (vec)cosine, n - i);
     }

@@ -39,7 +39,9 @@ void error_set(struct error *err, enum error_code code, const char *param, const
 /* fail(err, code, format, …) fills err and is false, so that `return fail(err, …);` is the whole error path.
  * fail_param(err, code, param, format, …) also names the request field or option at fault.
  * Macros over an inline function, so that the compiler sees the false and its warnings stay exact. */
-static inline bool error_false(void) { return false; }
+static inline bool error_false(void) {
+    return false;
+}
 #define fail(err, code, ...)              (error_set(err, code, "", __VA_ARGS__), error_false())
 #define fail_param(err, code, param, ...) (error_set(err, code, param, __VA_ARGS__), error_false())
 
