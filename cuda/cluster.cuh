@@ -1,5 +1,5 @@
 /* Thread block clusters (compute capability 9.0): blocks that run side by side and reach each other's shared memory.
- * A kernel with clusters is launched only where they exist; elsewhere its code is empty. */
+ * A kernel that needs them is launched only where they exist; elsewhere its code is empty. */
 #ifndef QUERN_CUDA_CLUSTER_CUH
 #define QUERN_CUDA_CLUSTER_CUH
 
@@ -42,13 +42,6 @@ __device__ static inline uint32_t cluster_address(const void *local, int rank) {
     asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
 #endif
     return address;
-}
-__device__ static inline void cluster_store(uint32_t address, const uint4 &value) {
-#if HAVE_CLUSTERS
-    asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y),
-                 "r"(value.z), "r"(value.w)
-                 : "memory");
-#endif
 }
 __device__ static inline void cluster_store(uint32_t address, float value) {
 #if HAVE_CLUSTERS

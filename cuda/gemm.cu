@@ -148,11 +148,7 @@ __global__ static void __launch_bounds__(TILE_THREADS)
                 bottom[m] = rows[(m * 16 + 8) * 4];
             }
 #pragma unroll
-            for (int n = 0; n < 4; ++n) {
-                uint4 column = columns[n * 8 * 4];
-#pragma unroll
-                for (int m = 0; m < 2; ++m) mma_k32(sums[m][n], top[m], bottom[m], column);
-            }
+            for (int n = 0; n < 4; ++n) mma_k32_tiles(sums, n, top, bottom, columns[n * 8 * 4]);
             if ((step * STEP_BLOCKS + block + 1) % shape.segment == 0) end_segment();
         }
     }

@@ -44,16 +44,27 @@ __device__ static inline uint4 load_once(const void *from) {
 
 __device__ static inline void mma_k16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                       uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /* C += A · B over 32 values of k; top: row g, bottom: row g + 8. */
 __device__ static inline void mma_k32(float (&c)[4], const uint4 &top, const uint4 &bottom, const uint4 &b) {
     mma_k16(c, top.x, bottom.x, top.y, bottom.y, b.x, b.y);
     mma_k16(c, top.z, bottom.z, top.w, bottom.w, b.z, b.w);
+}
+
+/* The same for a column of tiles: the first halves of all, then the second, so that a product does not wait for the one
+ * before it. */
+template <int TILES, int COLUMNS>
+__device__ static inline void mma_k32_tiles(float (&c)[TILES][COLUMNS][4], int column, const uint4 (&top)[TILES],
+                                            const uint4 (&bottom)[TILES], const uint4 &b) {
+#pragma unroll
+    for (int m = 0; m < TILES; ++m) mma_k16(c[m][column], top[m].x, bottom[m].x, top[m].y, bottom[m].y, b.x, b.y);
+#pragma unroll
+    for (int m = 0; m < TILES; ++m) mma_k16(c[m][column], top[m].z, bottom[m].z, top[m].w, bottom[m].w, b.z, b.w);
 }
 
 /* 16 bytes from device to shared memory; zeros where valid is false (from must still be a mapped address). */

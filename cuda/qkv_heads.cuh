@@ -35,7 +35,7 @@ static inline struct qkv_heads qkv_heads_from(const struct context *ctx, const s
 
 /* Place of a row's key or value of one head in the paged cache. */
 __device__ static inline size_t kv_offset(const struct qkv_heads &heads, int32_t row, int32_t kv_head, int head_dim) {
-    int32_t slot = heads.kv_slots[row], block = slot / heads.block_size;
+    int32_t slot = __ldg(heads.kv_slots + row), block = slot / heads.block_size;
     size_t line = ((size_t)block * heads.n_kv_heads + kv_head) * heads.block_size + (slot - block * heads.block_size);
     return line * head_dim;
 }
@@ -45,15 +45,6 @@ template <int HEAD_DIM> struct head_slice {
     static constexpr int pairs = HEAD_DIM / 2 / WARP;
     float low[pairs], high[pairs];
 };
-
-template <int HEAD_DIM> __device__ static inline head_slice<HEAD_DIM> load_slice(const float *values, int lane) {
-    head_slice<HEAD_DIM> slice;
-    for (int i = 0; i < slice.pairs; ++i) {
-        slice.low[i] = values[lane * slice.pairs + i];
-        slice.high[i] = values[HEAD_DIM / 2 + lane * slice.pairs + i];
-    }
-    return slice;
-}
 
 /* One warp: the head's float32 projection in, bf16 out, rounded once after the rotation. */
 template <int HEAD_DIM>
@@ -71,12 +62,12 @@ __device__ static inline void finish_head(const struct qkv_heads &heads, int32_t
 
         /* RoPE. The angle is the float32 product, as the model was trained with; whole turns are taken off in float64,
          * which keeps 40,960 positions exact without the slow path of sincosf. */
-        float position = (float)heads.positions[row];
+        float position = (float)__ldg(heads.positions + row);
         for (int i = 0; i < pairs; ++i) {
             int d = lane * pairs + i;
-            float low = slice.low[i] * scale * __uint_as_float((uint32_t)weight[d] << 16);
-            float high = slice.high[i] * scale * __uint_as_float((uint32_t)weight[d + HEAD_DIM / 2] << 16);
-            double turns = (double)(position * heads.rope[d]) * 0.15915494309189535; // 1 / (2 pi)
+            float low = slice.low[i] * scale * __uint_as_float((uint32_t)__ldg(weight + d) << 16);
+            float high = slice.high[i] * scale * __uint_as_float((uint32_t)__ldg(weight + d + HEAD_DIM / 2) << 16);
+            double turns = (double)(position * __ldg(heads.rope + d)) * 0.15915494309189535; // 1 / (2 pi)
             float sine, cosine;
             sincospif(2.0f * (float)(turns - rint(turns)), &sine, &cosine);
             slice.low[i] = low * cosine - high * sine;

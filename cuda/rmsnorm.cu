@@ -15,7 +15,7 @@ __global__ static void __launch_bounds__(NORM_THREADS)
     normed += (size_t)blockIdx.x * hidden;
 
     float sums[1];
-    lane_square_sums<1>(x, 1, hidden, warp, lane, sums);
+    lane_square_sums(x, 1, hidden, warp, lane, sums);
     float sum = warp_sum(sums[0]);
     if (lane == 0) partials[warp] = sum;
     __syncthreads();

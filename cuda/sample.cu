@@ -206,19 +206,23 @@ __device__ static struct candidates gather(struct sample_memory *memory, const s
 
 /* One block per row. Reads 4 * vocab bytes once for greedy, once more for a draw without filters, twice more with
  * filters whose tokens fit the list. */
-__global__ static void __launch_bounds__(SAMPLE_THREADS)
+__global__ static void __launch_bounds__(SAMPLE_THREADS, 1)
     sample_kernel(const float *logits, const struct sample_row *rows, int32_t *sampled, int32_t vocab) {
     __shared__ struct sample_memory memory;
     const struct sample_row row = rows[blockIdx.x];
     const struct sampling_params params = row.params;
     struct candidates from = {logits + (size_t)blockIdx.x * vocab, NULL, vocab};
 
-    /* The largest logit; a value above every rank where one is not finite. */
-    uint64_t best = 0;
+    /* The largest logit, the first of equals; a value above every rank where one is not finite. */
+    float largest = -INFINITY;
+    int32_t token_of_largest = 0;
+    bool all_finite = true;
     for_each(from, [&](float logit, int32_t token) {
-        best = max(best, sampling_is_finite(logit) ? ranked(logit, token) : UINT64_MAX);
+        all_finite &= sampling_is_finite(logit) != 0;
+        token_of_largest = logit > largest ? token : token_of_largest;
+        largest = fmaxf(largest, logit);
     });
-    best = block_max(&memory, best);
+    uint64_t best = block_max(&memory, all_finite ? ranked(largest, token_of_largest) : UINT64_MAX);
     bool finite = best != UINT64_MAX;
     if (!finite || params.temperature < SAMPLING_MIN_TEMPERATURE) {
         if (threadIdx.x == 0) sampled[blockIdx.x] = finite ? ranked_token(best) : SAMPLED_NOT_FINITE;

@@ -179,16 +179,17 @@ static void large_products_are_right(void **state) {
     on_targets(state, check_large_products);
 }
 
-/* A context longer than 64 splits of 256 tokens has longer splits. */
-static void check_long_context(const struct target *target) {
-    static const int32_t lengths[] = {256, 257, 1024, 1025, 5000, 20480};
+/* Keys are split every 256 tokens, and every 512 where the partial results of max_seqs sequences would take more than
+ * 256 MB. */
+static void check_long_context(const struct target *target, int32_t max_seqs) {
+    static const int32_t lengths[] = {256, 257, 512, 513, 5000, 20480};
     struct rig_options options = rig_defaults();
     struct error err = {0};
     options.shape.n_layers = 1;
+    options.shape.n_heads = 8;
     options.shape.n_kv_heads = 1;
-    options.limits.block_size = 256;
-    options.limits.max_blocks = 80;
-    options.limits.n_blocks = 128;
+    options.limits = (struct context_limits){
+        .max_rows = max_seqs, .max_seqs = max_seqs, .max_blocks = 80, .block_size = 256, .n_blocks = 128};
     struct rig *rig = rig_create(target, &options);
     size_t columns = (size_t)shape_q_columns(&rig->shape);
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; ++i) {
@@ -211,8 +212,70 @@ static void check_long_context(const struct target *target) {
     rig_destroy(rig);
 }
 
+static void check_short_splits(const struct target *target) {
+    check_long_context(target, 16);
+}
+static void check_long_splits(const struct target *target) {
+    check_long_context(target, 1024);
+}
+
 static void long_context_is_right(void **state) {
-    on_targets(state, check_long_context);
+    on_targets(state, check_short_splits);
+    on_targets(state, check_long_splits);
+}
+
+#define LARGE_VOCAB 151936
+
+/* Logits of a large vocabulary: as a model makes them; all within one; of few different values. */
+static void fill_logits(float *logits, int32_t kind) {
+    for (int32_t i = 0; i < LARGE_VOCAB; ++i) {
+        float a = random_value(3, 1, (uint64_t)i), b = random_value(3, 2, (uint64_t)i);
+        float c = random_value(3, 3, (uint64_t)i);
+        logits[i] = kind == 0 ? 4 * (a + b + c) + (a > 0.9999f ? 12 : 0) : kind == 1 ? a : (float)(int32_t)(3 * a);
+    }
+}
+
+/* What may be chosen fits a short list, or does not. */
+static void check_large_vocab(const struct target *target) {
+    static const struct sampling_params params[] = {
+        {.temperature = 0, .top_p = 1},
+        {.temperature = 1, .top_p = 1, .seed = 1},
+        {.temperature = 0.6f, .top_p = 0.95f, .top_k = 20, .seed = 2},
+        {.temperature = 1, .top_p = 0.9f, .seed = 3},
+        {.temperature = 2, .top_p = 0.999f, .seed = 4},
+        {.temperature = 1, .top_p = 1, .top_k = 50000, .min_p = 0.3f, .seed = 5},
+        {.temperature = 0.1f, .top_p = 0.5f, .top_k = 151000, .seed = 6},
+    };
+    enum { N_PARAMS = sizeof params / sizeof *params };
+    struct rig_options options = rig_defaults();
+    struct error err = {0};
+    options.shape.n_layers = 1;
+    options.shape.hidden = 64;
+    options.shape.vocab = LARGE_VOCAB;
+    struct rig *rig = rig_create(target, &options);
+    float *logits = malloc((size_t)LARGE_VOCAB * sizeof *logits);
+    assert_non_null(logits);
+    struct rig_sequence seqs[N_PARAMS] = {0};
+    for (int32_t i = 0; i < N_PARAMS; ++i)
+        seqs[i] = (struct rig_sequence){.content = 1, .start = i, .n_rows = 1, .sample = true, .sampling = params[i]};
+    rig_prepare(rig, seqs, N_PARAMS, false);
+    for (int32_t kind = 0; kind < 3; ++kind) {
+        int32_t sampled[N_PARAMS];
+        fill_logits(logits, kind);
+        for (int32_t i = 0; i < N_PARAMS; ++i)
+            rig_write(rig, rig->ctx->scratch.logits + (size_t)i * LARGE_VOCAB, DTYPE_F32, logits, LARGE_VOCAB);
+        rig_must(target->ops->sample(rig->ctx, &err), &err);
+        rig_must(target->ops->copy_to_host(target->device, sampled, rig->ctx->scratch.sampled, sizeof sampled, &err),
+                 &err);
+        for (int32_t i = 0; i < N_PARAMS; ++i)
+            assert_int_equal(sampled[i], reference_sample(logits, LARGE_VOCAB, &params[i], i + 1, NULL));
+    }
+    free(logits);
+    rig_destroy(rig);
+}
+
+static void large_vocabularies_are_sampled(void **state) {
+    on_targets(state, check_large_vocab);
 }
 
 static void check_refusal(const struct target *target) {
@@ -243,7 +306,8 @@ int main(void) {
         ON_EVERY_BACKEND("attention is the same in any chunk", attention_is_the_same_in_any_chunk),
         ON_EVERY_BACKEND("large products", large_products_are_right),
         ON_EVERY_BACKEND("long contexts", long_context_is_right),
+        ON_EVERY_BACKEND("large vocabularies", large_vocabularies_are_sampled),
         {"unsupported head_dim is refused on cuda", unsupported_heads_are_refused, NULL, NULL, (void *)"cuda"},
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests_name("kernel_choice", tests, NULL, NULL);
 }
