@@ -23,7 +23,7 @@ struct candidate {
     uint32_t weight; // in units of SAMPLING_WEIGHT_ONE
 };
 
-/* Up to GROUP_ROWS query heads of one KV head: queries [first, first + count) of the sequence, counted
+/* Up to MAX_QUERIES query heads of one KV head: queries [first, first + count) of the sequence, counted
  * row * (n_heads / n_kv_heads) + head. */
 struct attention_item {
     int32_t seq;

@@ -4,14 +4,14 @@
 
 #include <math.h>
 
-#define FEW_ROWS         24 // up to here reading the weights is a good part of the time
-#define FEW_ROWS_OUTPUTS 16 // outputs of a block then
-#define BLOCK_OUTPUTS    64
-#define FEW_ROWS_STEP    8     // outputs whose weights all groups use, one after the other: they stay in L1
-#define STEP_OUTPUTS     16    // the same for many rows: in L2, so that a group is not fetched again too soon
-#define FETCH_BYTES      32768 // how far ahead of its use memory is fetched, at least
-#define PACK_ROWS        8     // rows that one chunk packs
-#define SERIAL_WEIGHTS   16384 // a product of fewer weights x rows is done (4 us) before another thread would help
+#define FEW_ROWS         24                 // up to here reading the weights is a good part of the time
+#define FEW_ROWS_OUTPUTS 32                 // outputs of a block then: short blocks end together
+#define BLOCK_OUTPUTS    64                 // else
+#define STREAM_OUTPUTS   8                  // one group passes all inputs of so many outputs, in the order of memory
+#define STREAM_BYTES     ((int64_t)3 << 20) // a matrix of this size comes from memory, not from a cache
+#define FETCH_BYTES      16384              // how far ahead of its use memory is fetched, at least
+#define PACK_ROWS        8                  // rows that one chunk packs
+#define SERIAL_WEIGHTS   16384              // so many weights x rows are done (1 us) before another thread would help
 
 static int32_t round_up(int32_t n, int32_t step) {
     return (n + step - 1) / step * step;
@@ -67,6 +67,9 @@ static void run_outputs(const struct device *device, const struct gemm *gemm, co
     const uint16_t *weights = gemm->weights + (size_t)first * (size_t)gemm->n_inputs;
     uintptr_t bytes = (uintptr_t)n_outputs * (uintptr_t)gemm->n_inputs * sizeof *weights;
     uintptr_t ahead = (uintptr_t)weights + (bytes < FETCH_BYTES ? FETCH_BYTES : bytes);
+    /* Rows of several blocks find all but the first time's weights in cache. */
+    bool stream = gemm->n_rows <= BLOCK_ROWS &&
+                  (int64_t)gemm->n_inputs * gemm->n_outputs * (int64_t)sizeof *weights >= STREAM_BYTES;
     for (int32_t input = 0; input < gemm->n_inputs; input += PRODUCT_INPUTS) {
         int32_t left = gemm->n_inputs - input;
         for (int32_t group = block->rows.first_group; group < block->rows.end_group; ++group) {
@@ -83,7 +86,7 @@ static void run_outputs(const struct device *device, const struct gemm *gemm, co
                 .out = block->out + (size_t)(start - block->rows.first_row) * block->out_stride + first - block->first,
                 .out_stride = block->out_stride,
                 .add = gemm->add || input > 0,
-                .ahead = group == block->rows.first_group
+                .ahead = stream && group == block->rows.first_group
                              ? ahead + (uintptr_t)input * (uintptr_t)n_outputs * sizeof *weights
                              : 0,
             });
@@ -92,8 +95,8 @@ static void run_outputs(const struct device *device, const struct gemm *gemm, co
 }
 
 void gemm_run_block(const struct device *device, const struct gemm *gemm, const struct gemm_block *block) {
-    bool few = gemm->n_rows <= FEW_ROWS;
-    int32_t step = few ? FEW_ROWS_STEP : STEP_OUTPUTS, end = block->first + block->n_outputs;
+    bool one_group = block->rows.end_group - block->rows.first_group == 1;
+    int32_t step = one_group ? STREAM_OUTPUTS : BLOCK_OUTPUTS, end = block->first + block->n_outputs;
     for (int32_t first = block->first; first < end; first += step)
         run_outputs(device, gemm, block, first, end - first < step ? end - first : step);
 }

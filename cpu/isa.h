@@ -13,11 +13,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GROUP_ROWS     6    // rows that a product takes at once: packed together
-#define PACK_STEP      32   // packed rows are filled with zeros to a multiple of this
-#define PRODUCT_INPUTS 1024 // summed in one piece: 6 rows of float32 stay in 32 KB of L1
+#define GROUP_ROWS     5  // rows that a product takes at once: packed together; times two outputs they fit 16 registers
+#define PACK_STEP      32 // packed rows are filled with zeros to a multiple of this
+#define PRODUCT_INPUTS 1024 // summed in one piece: 5 rows of float32 take 20 of the 32 KB of L1
 #define ATTENTION_TILE 64   // positions between two corrections of the online softmax
+#define MAX_QUERIES    20   // that go through a tile together: its keys and values are read once for all
 #define MAX_HEAD_DIM   256
+
+/* n rows in groups of the same size, or one row less: the first row of a group, or n for the number of groups. */
+static inline int32_t count_groups(int32_t n_rows) {
+    return (n_rows + GROUP_ROWS - 1) / GROUP_ROWS;
+}
+static inline int32_t group_start(int32_t n_rows, int32_t group) {
+    int32_t n_groups = count_groups(n_rows), larger = n_rows % n_groups;
+    return group * (n_rows / n_groups) + (group < larger ? group : larger);
+}
 
 /* One row into a packed group: weight NULL: x, else (x * scale) * weight. */
 struct pack_job {
@@ -44,12 +54,12 @@ struct product_job {
     uintptr_t ahead; // 0, or where the memory lies that is fetched meanwhile: as much as this job's weights
 };
 
-/* Up to GROUP_ROWS query heads that share a KV head: out[i] = softmax(queries[i] · K * scale) · V over the first
+/* Up to MAX_QUERIES query heads that share a KV head: out[i] = softmax(queries[i] · K * scale) · V over the first
  * n_visible[i] positions. */
 struct attend_job {
-    const float *queries[GROUP_ROWS]; // [head_dim]
-    float *out[GROUP_ROWS];           // [head_dim]
-    int32_t n_visible[GROUP_ROWS];    // not falling
+    const float *queries[MAX_QUERIES]; // [head_dim]
+    float *out[MAX_QUERIES];           // [head_dim]
+    int32_t n_visible[MAX_QUERIES];    // not falling
     int32_t n_queries;
     int32_t head_dim; // multiple of 16, at most MAX_HEAD_DIM
     float scale;

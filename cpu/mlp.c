@@ -6,7 +6,7 @@
 #include <assert.h>
 
 #define COLUMNS          64 // of gate and of up in one chunk
-#define FEW_ROWS_COLUMNS 16 // the same for a few rows: short chunks end together
+#define FEW_ROWS_COLUMNS 32 // the same for a few rows: short chunks end together
 #define FEW_ROWS         24
 
 struct mlp_job {
@@ -20,7 +20,7 @@ static void activate_chunk(void *argument, int32_t chunk) {
     int32_t intermediate = job->ctx->shape->intermediate, n_row_blocks = count_row_blocks(job->gemm.n_rows);
     int32_t first = chunk / n_row_blocks * job->n_columns, left = intermediate - first;
     int32_t n_columns = left < job->n_columns ? left : job->n_columns;
-    float gate[BLOCK_ROWS * COLUMNS], up[BLOCK_ROWS * COLUMNS]; // 24 KB each
+    float gate[BLOCK_ROWS * COLUMNS], up[BLOCK_ROWS * COLUMNS]; // 12 KB each
     struct gemm_block block = {.rows = row_block_at(job->gemm.n_rows, chunk % n_row_blocks),
                                .first = first,
                                .n_outputs = n_columns,

@@ -19,7 +19,7 @@ static int32_t make_items(const struct context *ctx, struct attention_item *item
     int32_t n_items = 0, per_row = ctx->shape->n_heads / ctx->shape->n_kv_heads;
     for (int32_t s = 0; s < ctx->batch.n_seqs; ++s) {
         int32_t n_queries = (ctx->batch.query_starts[s + 1] - ctx->batch.query_starts[s]) * per_row;
-        int32_t n_parts = (n_queries + GROUP_ROWS - 1) / GROUP_ROWS;
+        int32_t n_parts = (n_queries + MAX_QUERIES - 1) / MAX_QUERIES;
         for (int32_t part = 0; part < n_parts; ++part) {
             int32_t first = (int32_t)((int64_t)n_queries * part / n_parts);
             int32_t end = (int32_t)((int64_t)n_queries * (part + 1) / n_parts);

@@ -20,6 +20,12 @@ static const float *rope_frequencies(const struct context *ctx) {
     return device->frequencies;
 }
 
+static bool check_shape(const struct model_shape *shape, struct error *err) {
+    if (shape->head_dim % 16 == 0 && shape->head_dim <= MAX_HEAD_DIM) return true;
+    return fail(err, ERR_INVALID, "head_dim is %d; the CPU backend takes multiples of 16 up to %d", shape->head_dim,
+                MAX_HEAD_DIM);
+}
+
 /* Where the row's key or value of one KV head goes. */
 static float *kv_place(const struct context *ctx, float *plane, int32_t row, int32_t kv_head) {
     int32_t slot = ctx->batch.kv_slots[row], block_size = ctx->kv.block_size;
@@ -72,7 +78,7 @@ static void compute_angles(const struct context *ctx, const struct workspace *wo
 }
 
 static struct qkv_job prepare(const struct context *ctx, const struct weights *weights, int32_t layer) {
-    assert(layer >= 0 && layer < ctx->shape->n_layers && ctx->shape->head_dim <= MAX_HEAD_DIM);
+    assert(layer >= 0 && layer < ctx->shape->n_layers);
     struct qkv_job job = {
         .ctx = ctx, .weights = &weights->layers[layer], .layer = layer, .workspace = workspace_of(ctx)};
     job.gemm = (struct gemm){.packed = job.workspace.packed,
@@ -90,7 +96,7 @@ static void fused_chunk(void *argument, int32_t chunk) {
     const struct qkv_job *job = argument;
     int32_t head_dim = job->ctx->shape->head_dim, n_row_blocks = count_row_blocks(job->gemm.n_rows);
     int32_t head = chunk / n_row_blocks;
-    float projected[BLOCK_ROWS * MAX_HEAD_DIM]; // 96 KB
+    float projected[BLOCK_ROWS * MAX_HEAD_DIM]; // 50 KB
     struct gemm_block block = {.rows = row_block_at(job->gemm.n_rows, chunk % n_row_blocks),
                                .first = head * head_dim,
                                .n_outputs = head_dim,
@@ -102,8 +108,8 @@ static void fused_chunk(void *argument, int32_t chunk) {
 }
 
 bool cpu_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
-    (void)err;
     const struct model_shape *shape = ctx->shape;
+    if (!check_shape(shape, err)) return false;
     struct qkv_job job = prepare(ctx, weights, layer);
     gemm_pack(ctx->device, &(struct gemm_rows){.x = ctx->scratch.hidden,
                                                .n_inputs = shape->hidden,
@@ -126,8 +132,8 @@ static void finish_row(void *argument, int32_t row) {
 
 bool cpu_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,
                               struct error *err) {
-    (void)err;
     const struct model_shape *shape = ctx->shape;
+    if (!check_shape(shape, err)) return false;
     const struct isa *isa = ctx->device->isa;
     struct qkv_job job = prepare(ctx, weights, layer);
     float *normed = ctx->scratch.normed;

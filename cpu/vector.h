@@ -50,6 +50,14 @@ ALWAYS_INLINE vec vec_all(float x) {
     return x - (vec){0}; // x - 0 is x, also for -0
 }
 
+/* Holds a value in a register: the compiler would rather read it from memory again for each use, and two reads in a
+ * cycle are as scarce as two products. */
+#if VECTOR_ISA == VECTOR_PLAIN
+#define HOLD(v) ((void)(v))
+#else
+#define HOLD(v) __asm__("" : "+v"(v))
+#endif
+
 /* a * b + c, rounded once where the processor can. */
 ALWAYS_INLINE vec vec_fma(vec a, vec b, vec c) {
 #if VECTOR_ISA == VECTOR_PLAIN

@@ -10,32 +10,39 @@
 
 #include <math.h>
 
-#define MAX_HEAD_VECS (MAX_HEAD_DIM / LANES)
+#define KEY_RUN    16 // keys that all queries pass while they are in L1
+#define VALUE_RUN  32 // the same for VALUE_VECS vectors of each value: rows of 512 bytes fall on few sets of L1
+#define VALUE_VECS (LANES == 16 ? 4 : 2) // times a group of queries: sums in registers
 
 struct softmax_state {
-    float queries[GROUP_ROWS * MAX_HEAD_DIM]; // [head_dim / LANES][query][LANES], scaled
-    float weights[GROUP_ROWS][ATTENTION_TILE];
-    float sums[GROUP_ROWS][MAX_HEAD_DIM]; // of weighted values
-    float max[GROUP_ROWS];
-    float total[GROUP_ROWS];      // of weights
-    float correction[GROUP_ROWS]; // what this tile multiplies the sums so far with
+    float queries[MAX_QUERIES * MAX_HEAD_DIM]; // by groups: [head_dim / LANES][query of the group][LANES], scaled
+    float weights[MAX_QUERIES][ATTENTION_TILE];
+    float sums[MAX_QUERIES][MAX_HEAD_DIM]; // of weighted values
+    float max[MAX_QUERIES];
+    float total[MAX_QUERIES]; // of weights
     const float *keys[ATTENTION_TILE];
     const float *values[ATTENTION_TILE];
 };
 
-/* Scores of n_queries x n_keys, constants where inlined. */
-ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_t head_dim, int n_queries, int n_keys) {
-    vec sums[16];
-#pragma GCC unroll 16
+/* Scores of the n_queries of the group that begins at `first`, with n_keys keys from `key`; counts are constants where
+ * this is inlined. */
+ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_t key, int32_t head_dim, int n_queries,
+                              int n_keys) {
+    vec sums[20];
+#pragma GCC unroll 20
     for (int i = 0; i < n_queries * n_keys; ++i) sums[i] = (vec){0};
-    const float *queries = state->queries;
+    const float *queries = state->queries + (size_t)first * (size_t)head_dim;
     for (int32_t d = 0; d < head_dim; d += LANES, queries += n_queries * LANES) {
         vec k[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < n_keys; ++j) k[j] = vec_load(state->keys[first + j] + d);
+        for (int j = 0; j < n_keys; ++j) {
+            k[j] = vec_load(state->keys[key + j] + d);
+            HOLD(k[j]);
+        }
 #pragma GCC unroll 8
         for (int q = 0; q < n_queries; ++q) {
             vec query = vec_load(queries + q * LANES);
+            HOLD(query);
 #pragma GCC unroll 4
             for (int j = 0; j < n_keys; ++j) sums[q * n_keys + j] = vec_fma(query, k[j], sums[q * n_keys + j]);
         }
@@ -46,34 +53,48 @@ ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_
         vec4 scores = vec_sums(sums[q * n_keys], n_keys > 1 ? sums[q * n_keys + 1] : zero,
                                n_keys > 2 ? sums[q * n_keys + 2] : zero, n_keys > 3 ? sums[q * n_keys + 3] : zero);
 #pragma GCC unroll 4
-        for (int j = 0; j < n_keys; ++j) state->weights[q][first + j] = scores[j];
+        for (int j = 0; j < n_keys; ++j) state->weights[first + q][key + j] = scores[j];
     }
 }
 
 #define SCORE_CASE(queries, keys)                                                                                      \
     case queries:                                                                                                      \
-        for (; j + (keys) <= n_positions; j += (keys)) score_tile(state, j, head_dim, queries, keys);                  \
-        for (; j < n_positions; ++j) score_tile(state, j, head_dim, queries, 1);                                       \
+        for (; key + (keys) <= end; key += (keys)) score_tile(state, first, key, head_dim, queries, keys);             \
+        for (; key < end; ++key) score_tile(state, first, key, head_dim, queries, 1);                                  \
         break
 
-static inline void scores(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
-    int32_t j = 0;
+static inline void score_group(struct softmax_state *state, int32_t first, int32_t n_queries, int32_t key, int32_t end,
+                               int32_t head_dim) {
     switch (n_queries) {
         SCORE_CASE(1, 4);
         SCORE_CASE(2, 4);
+#if LANES == 16 // 32 registers
         SCORE_CASE(3, 4);
+        SCORE_CASE(4, 4);
+        SCORE_CASE(5, 4);
+#else // 16 registers
+        SCORE_CASE(3, 2);
         SCORE_CASE(4, 2);
         SCORE_CASE(5, 2);
-        SCORE_CASE(6, 2);
+#endif
     }
 }
 
-/* Turns one query's scores into weights and moves its maximum. */
-static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visible) {
+static inline void scores(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
+    for (int32_t key = 0; key < n_positions; key += KEY_RUN) {
+        int32_t end = key + KEY_RUN < n_positions ? key + KEY_RUN : n_positions;
+        for (int32_t group = 0; group < count_groups(n_queries); ++group) {
+            int32_t first = group_start(n_queries, group);
+            score_group(state, first, group_start(n_queries, group + 1) - first, key, end, head_dim);
+        }
+    }
+}
+
+/* Turns one query's scores into weights and moves its maximum, to which the sums so far are corrected. */
+static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visible, int32_t head_dim) {
     float *weights = state->weights[q];
     if (n_visible <= 0) {
         memset(weights, 0, sizeof state->weights[q]);
-        state->correction[q] = 1;
         return;
     }
     for (int32_t j = n_visible; j < ATTENTION_TILE; ++j) weights[j] = -INFINITY;
@@ -85,30 +106,36 @@ static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visi
     for (int32_t j = 0; j < ATTENTION_TILE; j += LANES) vec_store(weights + j, vec_exp(vec_load(weights + j) - max));
     for (int32_t j = n_visible; j < ATTENTION_TILE; ++j) weights[j] = 0;
     for (int32_t j = 0; j < ATTENTION_TILE; j += LANES) sum += vec_load(weights + j);
-    float correction = state->max[q] == -INFINITY ? 0 : vec_exp(vec_all(state->max[q] - max))[0];
-    state->correction[q] = correction;
-    state->total[q] = state->total[q] * correction + vec_sum(sum);
-    state->max[q] = max;
+    if (max != state->max[q]) {
+        float correction = vec_exp(vec_all(state->max[q] - max))[0]; // the sums are 0 when there was no maximum yet
+        for (int32_t d = 0; d < head_dim; d += LANES)
+            vec_store(&state->sums[q][d], vec_load(&state->sums[q][d]) * correction);
+        state->total[q] *= correction;
+        state->max[q] = max;
+    }
+    state->total[q] += vec_sum(sum);
 }
 
-/* sums = sums * correction + weights · V for n_queries x n_vecs vectors from column d. */
-ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, int32_t d, int32_t n_positions,
+/* sums += weights · V over positions [start, end), for n_queries x n_vecs vectors from column d. */
+ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, int32_t d, int32_t start, int32_t end,
                                    int n_queries, int n_vecs) {
-    vec sums[MAX_HEAD_VECS < 24 ? 24 : MAX_HEAD_VECS];
+    vec sums[GROUP_ROWS * VALUE_VECS];
 #pragma GCC unroll 8
     for (int q = 0; q < n_queries; ++q)
 #pragma GCC unroll 4
-        for (int v = 0; v < n_vecs; ++v)
-            sums[q * n_vecs + v] =
-                vec_load(&state->sums[first + q][d + v * LANES]) * vec_all(state->correction[first + q]);
-    for (int32_t j = 0; j < n_positions; ++j) {
+        for (int v = 0; v < n_vecs; ++v) sums[q * n_vecs + v] = vec_load(&state->sums[first + q][d + v * LANES]);
+    for (int32_t j = start; j < end; ++j) {
         const float *value = state->values[j] + d;
         vec row[4];
 #pragma GCC unroll 4
-        for (int v = 0; v < n_vecs; ++v) row[v] = vec_load(value + v * LANES);
+        for (int v = 0; v < n_vecs; ++v) {
+            row[v] = vec_load(value + v * LANES);
+            HOLD(row[v]);
+        }
 #pragma GCC unroll 8
         for (int q = 0; q < n_queries; ++q) {
             vec weight = vec_all(state->weights[first + q][j]);
+            HOLD(weight);
 #pragma GCC unroll 4
             for (int v = 0; v < n_vecs; ++v) sums[q * n_vecs + v] = vec_fma(weight, row[v], sums[q * n_vecs + v]);
         }
@@ -119,21 +146,31 @@ ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, i
         for (int v = 0; v < n_vecs; ++v) vec_store(&state->sums[first + q][d + v * LANES], sums[q * n_vecs + v]);
 }
 
-#define VALUES_CASE(n)                                                                                                 \
-    case n:                                                                                                            \
-        for (; d + 4 * LANES <= head_dim; d += 4 * LANES) add_values_tile(state, first, d, n_positions, n, 4);         \
-        for (; d < head_dim; d += LANES) add_values_tile(state, first, d, n_positions, n, 1);                          \
+#define VALUES_CASE(queries)                                                                                           \
+    case queries:                                                                                                      \
+        add_values_tile(state, first, d, start, end, queries, n_vecs);                                                 \
         break
 
-static inline void add_values(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
-    for (int32_t first = 0; first < n_queries; first += 3) {
-        int32_t d = 0;
-        switch (n_queries - first) {
+ALWAYS_INLINE void add_values_columns(struct softmax_state *state, int32_t n_queries, int32_t d, int32_t start,
+                                      int32_t end, int n_vecs) {
+    for (int32_t group = 0; group < count_groups(n_queries); ++group) {
+        int32_t first = group_start(n_queries, group);
+        switch (group_start(n_queries, group + 1) - first) {
             VALUES_CASE(1);
             VALUES_CASE(2);
-        default:
             VALUES_CASE(3);
+            VALUES_CASE(4);
+            VALUES_CASE(5);
         }
+    }
+}
+
+static inline void add_values(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
+    for (int32_t start = 0; start < n_positions; start += VALUE_RUN) {
+        int32_t end = start + VALUE_RUN < n_positions ? start + VALUE_RUN : n_positions, d = 0;
+        for (; d + VALUE_VECS * LANES <= head_dim; d += VALUE_VECS * LANES)
+            add_values_columns(state, n_queries, d, start, end, VALUE_VECS);
+        for (; d < head_dim; d += LANES) add_values_columns(state, n_queries, d, start, end, 1);
     }
 }
 
@@ -141,9 +178,11 @@ static inline void attend(const struct attend_job *job) {
     struct softmax_state state;
     int32_t n_queries = job->n_queries, head_dim = job->head_dim;
     float *packed_query = state.queries;
-    for (int32_t d = 0; d < head_dim; d += LANES)
-        for (int32_t q = 0; q < n_queries; ++q, packed_query += LANES)
-            vec_store(packed_query, vec_load(job->queries[q] + d) * job->scale);
+    for (int32_t group = 0; group < count_groups(n_queries); ++group)
+        for (int32_t d = 0; d < head_dim; d += LANES)
+            for (int32_t q = group_start(n_queries, group); q < group_start(n_queries, group + 1);
+                 ++q, packed_query += LANES)
+                vec_store(packed_query, vec_load(job->queries[q] + d) * job->scale);
     for (int32_t q = 0; q < n_queries; ++q) {
         state.max[q] = -INFINITY;
         state.total[q] = 0;
@@ -162,7 +201,7 @@ static inline void attend(const struct attend_job *job) {
         scores(&state, n_queries, n_positions, head_dim);
         for (int32_t q = 0; q < n_queries; ++q) {
             int32_t visible = job->n_visible[q] - start;
-            soften(&state, q, visible < n_positions ? visible : n_positions);
+            soften(&state, q, visible < n_positions ? visible : n_positions, head_dim);
         }
         add_values(&state, n_queries, n_positions, head_dim);
     }

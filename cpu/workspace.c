@@ -29,7 +29,7 @@ struct workspace workspace_at(void *base, const struct model_shape *shape, const
     workspace.cosines = take(&forward, rows * half, sizeof(float));
     workspace.sines = take(&forward, rows * half, sizeof(float));
     /* Each sequence ends with an item that may not be full. */
-    workspace.items = take(&forward, queries / GROUP_ROWS + seqs, sizeof *workspace.items);
+    workspace.items = take(&forward, queries / MAX_QUERIES + seqs, sizeof *workspace.items);
     struct arena sampling = {.base = base}; // runs when the others have done their work
     for (int32_t lane = 0; lane < SAMPLE_LANES && lane < limits->max_seqs; ++lane)
         workspace.candidates[lane] = take(&sampling, (size_t)shape->vocab + 1, sizeof(struct candidate));

@@ -8,19 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LENGTH 150 // of the sequence: three tiles of attention, ten blocks
+#ifdef __SANITIZE_THREAD__
+#define LENGTH 20 // everything is some fifty times slower
+#else
+#define LENGTH 70 // of the sequence: two tiles of attention, five blocks
+#endif
 
 static struct rig_options options_with(int32_t block_size, uint64_t pool_seed) {
     struct rig_options options = rig_defaults();
     options.shape.hidden = 1088; // two pieces of a sum
-    options.shape.intermediate = 352;
+    options.shape.intermediate = 96;
+    options.shape.vocab = 264;
     options.k_norm_max = 96.5f;
     options.pool_seed = pool_seed;
     options.limits = (struct context_limits){.max_rows = 256,
                                              .max_seqs = 16,
-                                             .max_blocks = 160 / block_size,
+                                             .max_blocks = 96 / block_size,
                                              .block_size = block_size,
-                                             .n_blocks = 12 * (160 / block_size)};
+                                             .n_blocks = 12 * (96 / block_size)};
     return options;
 }
 
@@ -59,7 +64,7 @@ static float *last_logits(struct rig *rig, const int32_t *chunks, int32_t n_othe
 
 static const int32_t whole[] = {0};
 static const int32_t ones[LENGTH + 1] = {[0 ... LENGTH - 1] = 1};
-static const int32_t odd_chunks[] = {7, 1, 16, 33, 1, 64, 5, 0};
+static const int32_t odd_chunks[] = {7, 1, 16, 1, 33, 5, 0};
 
 struct way {
     const char *name;
@@ -80,7 +85,7 @@ static const struct way ways[] = {
     {"token by token", ones, 0, 16, 1, 2, false},
     {"among others", whole, 8, 16, 1, 2, false},
     {"in odd chunks among others", odd_chunks, 8, 16, 1, 2, false},
-    {"token by token among others", ones, 7, 16, 1, 1, false},
+    {"token by token among others", ones, 3, 16, 1, 1, false},
     {"in other blocks", odd_chunks, 2, 16, 99, 2, false},
     {"in blocks of 8", odd_chunks, 0, 8, 1, 2, false},
     {"in blocks of 32", whole, 4, 32, 5, 2, false},
