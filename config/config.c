@@ -81,7 +81,7 @@ static int edit_distance(const char *a, const char *b) {
     return row[length];
 }
 
-/* " (did you mean --max-seqs?)", or nothing when no name is near. */
+/* " (did you mean --max-seqs?)", or where the names stand when none is near. */
 static void suggest(const char *name, const char *dashes, char *text, size_t size) {
     const struct option *nearest = NULL;
     int nearest_distance = (int)strlen(name) / 3 + 2; // a third of its letters may be wrong
@@ -94,8 +94,10 @@ static void suggest(const char *name, const char *dashes, char *text, size_t siz
             nearest_distance = distance;
         }
     }
-    text[0] = '\0';
-    if (!nearest) return;
+    if (!nearest) {
+        snprintf(text, size, " (quern --help lists them all)");
+        return;
+    }
     option_name(nearest, candidate);
     snprintf(text, size, " (did you mean %s%s?)", dashes, candidate);
 }

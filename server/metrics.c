@@ -78,9 +78,14 @@ void metrics_write(const struct engine_stats *stats, const char *model_name, uin
     write_gauge(&writer, "vllm:num_requests_waiting", "Requests that wait to run.", stats->n_waiting);
     write_gauge(&writer, "vllm:kv_cache_usage_perc", "Share of the KV blocks held by running requests, 0 to 1.",
                 stats->n_blocks > 0 ? (double)stats->n_used_blocks / stats->n_blocks : 0);
+    /* vLLM names these two without _total in its documents and with it on the wire: dashboards ask for either. */
     write_counter(&writer, "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.",
                   stats->prefix_queries);
+    write_counter(&writer, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+                  stats->prefix_queries);
     write_counter(&writer, "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats->prefix_hits);
+    write_counter(&writer, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
+                  stats->prefix_hits);
     write_counter(&writer, "vllm:prompt_tokens_total", "Prompt tokens processed.", stats->prompt_tokens);
     write_counter(&writer, "vllm:generation_tokens_total", "Tokens generated.", stats->generation_tokens);
     write_finished(&writer, stats, n_stopped_by_string);

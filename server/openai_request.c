@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define COMPLETIONS_MAX_TOKENS 16 // where a completion names no limit: OpenAI's default, and vLLM's
+
 /* What a body says before the fields are seen together. */
 struct reading {
     struct openai_request *request;
@@ -152,7 +154,7 @@ READER(read_seed) {
 }
 
 static bool add_stop(const struct field *field, struct json_text value, struct stop_strings *stops, struct error *err) {
-    if (json_text_kind(value) != JSON_STRING || stops->count == STOP_MAX_STRINGS) return refuse(field, value, err);
+    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
     struct stop_string *stop = &stops->strings[stops->count];
     if (!decode(value, &stop->data, &stop->length, err)) return false;
     ++stops->count;
@@ -166,6 +168,7 @@ READER(read_stop) {
     struct json_cursor cursor = {0};
     struct json_text element;
     while (json_text_next(value, &cursor, &element)) {
+        if (stops->count == STOP_MAX_STRINGS) return refuse(field, value, err);
         if (!add_stop(field, element, stops, err)) return false;
     }
     return true;
@@ -397,6 +400,8 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
         return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");
     }
     request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;
+    if (request->max_new_tokens == 0 && source->endpoint == OPENAI_COMPLETIONS)
+        request->max_new_tokens = COMPLETIONS_MAX_TOKENS;
     return true;
 }
 

@@ -183,7 +183,7 @@ static const struct {
     {"serve --prot 80", "prot", "unknown option --prot", "did you mean --port?"},
     {"serve --max-seq 4", "max-seq", "unknown option --max-seq", "did you mean --max-seqs?"},
     {"serve --max_seqs 4", "max_seqs", "unknown option --max_seqs", "did you mean --max-seqs?"},
-    {"serve --temperature 1", "temperature", "unknown option --temperature", ""},
+    {"serve --temperature 1", "temperature", "unknown option --temperature", "quern --help lists"},
     {"serve --", "", "unknown option --", ""},
     {"serve --port", "port", "--port", "must follow"},
     {"serve --port --host x", "port", "--port", "must follow"},

@@ -40,10 +40,13 @@ static void test_defaults(void **state) {
     struct openai_request request = accept(OPENAI_CHAT, "{}");
     assert_memory_equal(&request.sampling, &defaults, sizeof defaults);
     assert_null(request.model);
-    assert_int_equal(request.max_new_tokens, 0);
+    assert_int_equal(request.max_new_tokens, 0); // what the context leaves
     assert_int_equal(request.stops.count, 0);
     assert_int_equal(request.thinking, CHAT_THINKING_DEFAULT);
     assert_false(request.has_seed || request.stream || request.include_usage || request.ignore_eos || request.echo);
+    openai_request_finish(&request);
+    request = accept(OPENAI_COMPLETIONS, "{\"prompt\": \"a\"}");
+    assert_int_equal(request.max_new_tokens, 16);
     openai_request_finish(&request);
 }
 
@@ -144,6 +147,11 @@ static void test_refusals(void **state) {
     refuse(OPENAI_CHAT, "{\"top_p\": 0}", "top_p", "above 0 and at most 1, not 0");
     refuse(OPENAI_CHAT, "{\"max_tokens\": 1.5}", "max_tokens", "an integer from 1 to 2147483647, not 1.5");
     refuse(OPENAI_CHAT, "{\"stop\": \"\"}", "stop", "not \"\"");
+    // Too many: it is the array that is wrong, not its 17th string.
+    refuse(OPENAI_CHAT,
+           "{\"stop\": [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\",\"k\",\"l\",\"m\",\"n\","
+           "\"o\",\"p\",\"q\"]}",
+           "stop", "not [\"a\"");
     refuse(OPENAI_CHAT, "{\"n\": 2}", "n", "n is not supported beyond 1, not 2");
     refuse(OPENAI_CHAT, "{\"tool_choice\": \"required\"}", "tool_choice", "beyond \"auto\" or \"none\"");
     refuse(OPENAI_CHAT, "{\"guided_json\": {\"type\": \"object\"}}", "guided_json", "must be left out");
