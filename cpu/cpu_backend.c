@@ -61,9 +61,9 @@ static size_t available_bytes(void) {
     return (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* A container's limit, where there is one. */
-static size_t group_limit_bytes(void) {
-    unsigned long long limit = 0, used = 0;
+/* What a container's limit leaves, where there is one. Cached file pages are given back when memory runs short. */
+static size_t group_free_bytes(void) {
+    unsigned long long limit = 0, used = 0, cached = 0;
     FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
     if (!file) return SIZE_MAX;
     bool limited = fscanf(file, "%llu", &limit) == 1;
@@ -72,13 +72,22 @@ static size_t group_limit_bytes(void) {
     if (!file) return SIZE_MAX;
     bool known = fscanf(file, "%llu", &used) == 1;
     fclose(file);
-    return known && used < limit ? (size_t)(limit - used) : SIZE_MAX;
+    if (!known) return SIZE_MAX;
+    file = fopen("/sys/fs/cgroup/memory.stat", "r");
+    if (file) {
+        char line[256];
+        while (fgets(line, sizeof line, file))
+            if (sscanf(line, "inactive_file %llu", &cached) == 1) break;
+        fclose(file);
+    }
+    used = used > cached ? used - cached : 0;
+    return used < limit ? (size_t)(limit - used) : 0;
 }
 
 static bool device_memory(struct device *device, struct device_memory *memory, struct error *err) {
     (void)device;
     (void)err;
-    size_t limit = group_limit_bytes();
+    size_t limit = group_free_bytes();
     memory->total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     memory->free_bytes = available_bytes();
     if (memory->free_bytes > limit) memory->free_bytes = limit;
@@ -167,9 +176,10 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
         .device_create = device_create, .device_destroy = device_destroy, .device_describe = device_describe,          \
         .device_memory = device_memory, .alloc = allocate, .free = release, .alloc_host = allocate,                    \
         .free_host = release, .copy_to_device = copy, .copy_to_host = copy, .synchronize = synchronize,                \
-        .measure_bandwidth = measure_bandwidth, .workspace_bytes = workspace_bytes, .embed = cpu_embed,                \
-        .rmsnorm_qkv = rmsnorm_qkv_, .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, \
-        .mlp = cpu_mlp, .lm_head = cpu_lm_head, .sample = cpu_sample,                                                  \
+        .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape,                                    \
+        .workspace_bytes = workspace_bytes, .embed = cpu_embed, .rmsnorm_qkv = rmsnorm_qkv_,                           \
+        .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, .mlp = cpu_mlp,              \
+        .lm_head = cpu_lm_head, .sample = cpu_sample,                                                                  \
     }
 
 const struct backend_ops *cpu_backend(bool fused) {

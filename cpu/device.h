@@ -9,12 +9,9 @@
 #define SAMPLE_LANES 8 // rows of logits that are sampled at once
 
 struct device {
-    struct threads *threads; // owned
-    const struct isa *isa;   // static
-    /* RoPE frequencies theta^(-2i / head_dim) of the shape last seen. */
-    float frequencies[MAX_HEAD_DIM / 2];
-    float rope_theta;
-    int32_t rope_head_dim;
+    struct threads *threads;                  // owned
+    const struct isa *isa;                    // static
+    float rope_frequencies[MAX_HEAD_DIM / 2]; // theta^(-2i / head_dim) of the prepared shape
 };
 
 /* A token that may be sampled. */
@@ -50,6 +47,7 @@ static inline struct workspace workspace_of(const struct context *ctx) {
 
 /* The ops. */
 struct weights;
+bool cpu_prepare_shape(struct device *device, const struct model_shape *shape, struct error *err);
 bool cpu_embed(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cpu_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,

@@ -2,8 +2,10 @@
 
 #include "cuda/ops.cuh"
 
-static constexpr struct backend_ops backend_with(bool (*rmsnorm_qkv)(const struct context *, const struct weights *,
-                                                                     int32_t, struct error *)) {
+typedef bool prepare_op(struct device *, const struct model_shape *, struct error *);
+typedef bool layer_op(const struct context *, const struct weights *, int32_t, struct error *);
+
+static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, layer_op *rmsnorm_qkv) {
     return {
         .name = "cuda",
         .activation_dtype = DTYPE_BF16,
@@ -22,6 +24,7 @@ static constexpr struct backend_ops backend_with(bool (*rmsnorm_qkv)(const struc
         .copy_to_host = cuda_copy_to_host,
         .synchronize = cuda_synchronize,
         .measure_bandwidth = cuda_measure_bandwidth,
+        .prepare_shape = prepare_shape,
         .workspace_bytes = cuda_workspace_bytes,
         .embed = cuda_embed,
         .rmsnorm_qkv = rmsnorm_qkv,
@@ -33,8 +36,8 @@ static constexpr struct backend_ops backend_with(bool (*rmsnorm_qkv)(const struc
     };
 }
 
-static constexpr struct backend_ops fused_ops = backend_with(cuda_rmsnorm_qkv_fused);
-static constexpr struct backend_ops separate_ops = backend_with(cuda_rmsnorm_qkv_separate);
+static constexpr struct backend_ops fused_ops = backend_with(cuda_prepare_shape_fused, cuda_rmsnorm_qkv_fused);
+static constexpr struct backend_ops separate_ops = backend_with(cuda_prepare_shape_separate, cuda_rmsnorm_qkv_separate);
 
 extern "C" const struct backend_ops *cuda_backend(bool fused) {
     return fused ? &fused_ops : &separate_ops;

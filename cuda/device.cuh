@@ -44,20 +44,18 @@ struct device {
     cublasLtHandle_t blas;
     void *blas_workspace;    // owned, CUBLAS_WORKSPACE bytes
     struct gemm_plan *plans; // [GEMM_PLANS], owned
-    float *rope;             // [head_dim / 2] theta^(-2i / head_dim), owned, device memory
-    float rope_theta;        // of the shape that rope was computed for; 0: none yet
-    int32_t rope_head_dim;
+    float *rope;             // [head_dim / 2] theta^(-2i / head_dim) of the prepared shape, owned, device memory
 };
 
 /* The current device belongs to the thread: whoever allocates or copies first makes this one current. */
 bool device_use(const struct device *device, struct error *err);
 
-/* Makes device->rope that of this shape; copies only when it changes. */
-bool device_prepare_rope(struct device *device, const struct model_shape *shape, struct error *err);
-
 /* Once per device, before the first launch: shared memory over 48 KB must be asked for. */
 bool rmsnorm_qkv_configure(const struct device *device, struct error *err);
 bool paged_prefill_configure(struct error *err);
+
+/* Shared memory that the largest block of the fused projection asks for at this shape. */
+size_t rmsnorm_qkv_shared_bytes(const struct device *device, const struct model_shape *shape);
 
 /* Attributes of some kernel: an error when this build has no code for the current device. */
 cudaError_t rmsnorm_probe(cudaFuncAttributes *attributes);

@@ -14,18 +14,43 @@ bool device_use(const struct device *device, struct error *err) {
     return true;
 }
 
-bool device_prepare_rope(struct device *device, const struct model_shape *shape, struct error *err) {
-    if (device->rope_theta == shape->rope_theta && device->rope_head_dim == shape->head_dim) return true;
-    if (shape->head_dim <= 0 || shape->head_dim > MAX_HEAD_DIM || shape->head_dim % 2 != 0)
-        return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
+/* Rows are read 16 bytes at a time, heads are laid out at compile time. */
+static bool check_shape(const struct model_shape *shape, struct error *err) {
+    const struct {
+        const char *name;
+        int32_t value;
+    } widths[] = {
+        {"hidden_size", shape->hidden}, {"intermediate_size", shape->intermediate}, {"vocab_size", shape->vocab}};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; ++i) {
+        if (widths[i].value % 8 != 0)
+            return fail(err, ERR_INVALID, "%s is %d; the CUDA backend takes multiples of 8", widths[i].name,
+                        widths[i].value);
+    }
+    if (shape->head_dim != 64 && shape->head_dim != 128)
+        return fail(err, ERR_INVALID, "head_dim is %d; the CUDA backend takes 64 or 128", shape->head_dim);
+    return true;
+}
+
+/* The frequencies are float32 powers, as transformers computes them. */
+bool cuda_prepare_shape_separate(struct device *device, const struct model_shape *shape, struct error *err) {
+    if (!check_shape(shape, err) || !device_use(device, err)) return false;
     float frequencies[MAX_HEAD_DIM / 2];
     for (int32_t i = 0; i < shape->head_dim / 2; ++i)
         frequencies[i] = 1.0f / powf(shape->rope_theta, (float)(2 * i) / (float)shape->head_dim);
     size_t bytes = (size_t)(shape->head_dim / 2) * sizeof(float);
     CUDA_TRY(cudaMemcpyAsync(device->rope, frequencies, bytes, cudaMemcpyHostToDevice, device->stream), err);
     CUDA_TRY(cudaStreamSynchronize(device->stream), err);
-    device->rope_theta = shape->rope_theta;
-    device->rope_head_dim = shape->head_dim;
+    return true;
+}
+
+bool cuda_prepare_shape_fused(struct device *device, const struct model_shape *shape, struct error *err) {
+    if (!cuda_prepare_shape_separate(device, shape, err)) return false;
+    size_t shared_bytes = rmsnorm_qkv_shared_bytes(device, shape);
+    if (shared_bytes > device->max_dynamic_shared)
+        return fail(err, ERR_INVALID,
+                    "the fused projection of hidden_size %d needs %zu bytes of shared memory, this GPU has %zu: use "
+                    "--fused off",
+                    shape->hidden, shared_bytes, device->max_dynamic_shared);
     return true;
 }
 

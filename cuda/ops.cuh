@@ -14,6 +14,8 @@ bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t 
 bool cuda_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_sample(const struct context *ctx, struct error *err);
 
+bool cuda_prepare_shape_fused(struct device *device, const struct model_shape *shape, struct error *err);
+bool cuda_prepare_shape_separate(struct device *device, const struct model_shape *shape, struct error *err);
 size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits);
 
 struct device *cuda_device_create(const struct device_options *options, struct error *err);

@@ -10,8 +10,6 @@ size_t cuda_workspace_bytes(const struct model_shape *shape, const struct contex
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err) {
     const struct model_shape *shape = ctx->shape;
     const struct batch *batch = &ctx->batch;
-    if (shape->head_dim != 64 && shape->head_dim != 128)
-        return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
     if (ctx->kv.block_size % 8 != 0)
         return fail(err, ERR_INVALID, "block size %d is not supported on CUDA: a multiple of 8", ctx->kv.block_size);
 

@@ -13,6 +13,8 @@
 #include "cuda/qkv_heads.cuh"
 #include "cuda/rmsnorm.cuh"
 
+#include <assert.h>
+
 #define SEGMENTS    4
 #define STEP_K      64            // values of k in one pipeline step
 #define STEP_BLOCKS (STEP_K / 32) // fragments of 32
@@ -252,14 +254,24 @@ bool rmsnorm_qkv_configure(const struct device *device, struct error *err) {
     return forms<64>::configure_all(device, err) && forms<128>::configure_all(device, err);
 }
 
+template <int HEAD_DIM> static size_t largest_shared_bytes(bool clusters, int32_t hidden) {
+    using all = forms<HEAD_DIM>;
+    size_t few = clusters ? all::few::shared_bytes(hidden) : all::few_alone::shared_bytes(hidden);
+    size_t some = clusters ? all::some::shared_bytes(hidden) : 0, many = all::many::shared_bytes(hidden);
+    size_t largest = few > some ? few : some;
+    return largest > many ? largest : many;
+}
+
+size_t rmsnorm_qkv_shared_bytes(const struct device *device, const struct model_shape *shape) {
+    bool clusters = device->properties.major >= 9;
+    return shape->head_dim == 64 ? largest_shared_bytes<64>(clusters, shape->hidden)
+                                 : largest_shared_bytes<128>(clusters, shape->hidden);
+}
+
 template <class Form>
 static bool launch(const struct device *device, const struct qkv_params *params, struct error *err) {
     size_t shared_bytes = Form::shared_bytes(params->hidden);
-    if (shared_bytes > device->max_dynamic_shared)
-        return fail(err, ERR_INVALID,
-                    "the fused projection of hidden size %d needs %zu bytes of shared memory, this GPU has %zu: use "
-                    "--fused off",
-                    params->hidden, shared_bytes, device->max_dynamic_shared);
+    assert(shared_bytes <= device->max_dynamic_shared); // prepare_shape
     int32_t n_heads = params->heads.n_heads + 2 * params->heads.n_kv_heads;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -291,8 +303,6 @@ bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *wei
                             struct error *err) {
     const struct model_shape *shape = ctx->shape;
     const struct layer_weights *of_layer = &weights->layers[layer];
-    if (shape->hidden % 8 != 0) return fail(err, ERR_INVALID, "hidden size %d is not a multiple of 8", shape->hidden);
-    if (!device_prepare_rope(ctx->device, shape, err)) return false;
     struct qkv_params params = {};
     params.x = ctx->scratch.hidden;
     params.norm = of_layer->input_norm;
@@ -301,6 +311,6 @@ bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *wei
     params.hidden = shape->hidden;
     params.heads = qkv_heads_from(ctx, of_layer, layer);
     if (shape->head_dim == 64) return launch_for_rows<64>(ctx->device, &params, err);
-    if (shape->head_dim == 128) return launch_for_rows<128>(ctx->device, &params, err);
-    return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
+    assert(shape->head_dim == 128); // prepare_shape
+    return launch_for_rows<128>(ctx->device, &params, err);
 }

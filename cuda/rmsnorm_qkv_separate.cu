@@ -5,6 +5,8 @@
 #include "cuda/qkv_heads.cuh"
 #include "cuda/rmsnorm.cuh"
 
+#include <assert.h>
+
 #define HEADS_WARPS 8
 
 /* One warp per row and head: 2 * head_dim bytes in, as many out. */
@@ -28,7 +30,7 @@ bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *
                                struct error *err) {
     const struct model_shape *shape = ctx->shape;
     const struct layer_weights *of_layer = &weights->layers[layer];
-    if (!device_prepare_rope(ctx->device, shape, err) || !rmsnorm_rows(ctx, of_layer->input_norm, err)) return false;
+    if (!rmsnorm_rows(ctx, of_layer->input_norm, err)) return false;
 
     struct gemm product = {};
     product.a = (const uint16_t *)ctx->scratch.normed;
@@ -45,12 +47,11 @@ bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *
     unsigned n_blocks = (unsigned)((n_warps + HEADS_WARPS - 1) / HEADS_WARPS);
     const uint16_t *qkv = (const uint16_t *)ctx->scratch.qkv;
     cudaStream_t stream = ctx->device->stream;
+    assert(shape->head_dim == 64 || shape->head_dim == 128); // prepare_shape
     if (shape->head_dim == 64)
         qkv_heads_kernel<64><<<n_blocks, HEADS_WARPS * WARP, 0, stream>>>(qkv, ctx->batch.n_rows, heads);
-    else if (shape->head_dim == 128)
-        qkv_heads_kernel<128><<<n_blocks, HEADS_WARPS * WARP, 0, stream>>>(qkv, ctx->batch.n_rows, heads);
     else
-        return fail(err, ERR_INVALID, "head_dim %d is not supported on CUDA: 64 or 128", shape->head_dim);
+        qkv_heads_kernel<128><<<n_blocks, HEADS_WARPS * WARP, 0, stream>>>(qkv, ctx->batch.n_rows, heads);
     CUDA_TRY(cudaGetLastError(), err);
     return true;
 }

@@ -1,8 +1,10 @@
 /* The op table: what a device can do, and nothing else the engine knows of it.
  *
  * cpu/ is the definition, cuda/ the fast copy; a test holds them equal op by op. Every op takes the step's context,
- * writes only scratch and kv, is asynchronous where the device is, and fails with ERR_DEVICE. Ops run in the order they
- * are called. `x` below is scratch.hidden (float32); `act` is activation_dtype; sums are float32. */
+ * writes only scratch and kv, is asynchronous where the device is, and fails with ERR_DEVICE. Copies to the device from
+ * alloc_host memory may be asynchronous too: that memory must keep its content until copy_to_host or synchronize. Ops
+ * run in the order they are called. `x` below is scratch.hidden (float32); `act` is activation_dtype; sums are float32.
+ */
 #ifndef QUERN_ENGINE_BACKEND_H
 #define QUERN_ENGINE_BACKEND_H
 
@@ -51,6 +53,10 @@ struct backend_ops {
     bool (*synchronize)(struct device *device, struct error *err);
     /* Bytes per second of reading (CPU, all threads) or copying (CUDA, read + write) device memory, measured now. */
     bool (*measure_bandwidth)(struct device *device, double *bytes_per_second, struct error *err);
+
+    /* Refuses with ERR_INVALID, naming the dimension, a shape that the ops cannot compute; else readies what depends on
+     * the shape alone (RoPE frequencies). Before the first op; context_create calls it. */
+    bool (*prepare_shape)(struct device *device, const struct model_shape *shape, struct error *err);
 
     /* Bytes of scratch.workspace that the ops need at these limits. */
     size_t (*workspace_bytes)(const struct model_shape *shape, const struct context_limits *limits);

@@ -23,6 +23,7 @@ struct block_pool {
     int32_t n_free;
     int32_t oldest, newest; // free list: unpublished blocks are put at the old end
     uint64_t seed;
+    uint64_t n_evictions;
 };
 
 static void free_list_remove(struct block_pool *pool, int32_t id) {
@@ -84,6 +85,10 @@ int32_t block_pool_n_free(const struct block_pool *pool) {
     return pool->n_free;
 }
 
+uint64_t block_pool_n_evictions(const struct block_pool *pool) {
+    return pool->n_evictions;
+}
+
 int32_t block_pool_references(const struct block_pool *pool, int32_t block) {
     assert(block >= 0 && block < pool->n_blocks);
     return pool->blocks[block].references;
@@ -115,6 +120,7 @@ int32_t block_pool_alloc(struct block_pool *pool) {
     int32_t id = pool->oldest;
     if (id == NONE) return NONE;
     free_list_remove(pool, id);
+    pool->n_evictions += pool->blocks[id].published;
     block_pool_unpublish(pool, id);
     pool->blocks[id].references = 1;
     return id;

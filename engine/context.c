@@ -69,6 +69,7 @@ size_t context_kv_block_bytes(const struct backend_ops *ops, const struct model_
 struct context *context_create(const struct backend_ops *ops, struct device *device, const struct model_shape *shape,
                                const struct context_limits *limits, struct error *err) {
     assert(limits->max_rows >= limits->max_seqs && limits->max_seqs > 0 && limits->max_blocks > 0);
+    if (!ops->prepare_shape(device, shape, err)) return NULL;
     struct context *ctx = calloc(1, sizeof *ctx);
     if (!ctx) {
         fail(err, ERR_MEMORY, "no memory for a context");

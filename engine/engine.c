@@ -83,6 +83,9 @@ static bool load_model(struct engine *engine, struct timeline *timeline, struct 
     log_message(options->log, LOG_INFO, "device: %s", info->device);
     lap(timeline, "device");
 
+    /* context_create asks again; here, so that nothing is loaded in vain. */
+    if (!ops->prepare_shape(engine->device, &info->model.shape, err)) return false;
+
     struct device_memory memory;
     struct memory_plan plan;
     if (!ops->device_memory(engine->device, &memory, err)) return false;
@@ -129,12 +132,12 @@ static bool create_queues(struct engine *engine, struct error *err) {
                                                   .prefix_cache = options->prefix_cache,
                                                   .pool = engine->pool};
     if (!scheduler_init(&engine->scheduler, &scheduler_options, err)) return false;
-    engine->max_live = info->max_seqs + options->max_queue;
-    engine->live = calloc((size_t)engine->max_live, sizeof(struct sequence *));
-    engine->outcomes = calloc((size_t)engine->max_live, sizeof *engine->outcomes);
+    engine->max_admitted = info->max_seqs + options->max_queue;
+    engine->live = calloc(2 * (size_t)engine->max_admitted, sizeof(struct sequence *));
+    engine->outcomes = calloc((size_t)engine->max_admitted, sizeof *engine->outcomes);
     engine->batch = calloc((size_t)info->max_seqs, sizeof *engine->batch);
     if (!engine->live || !engine->outcomes || !engine->batch)
-        return fail(err, ERR_MEMORY, "no memory for %d requests", engine->max_live);
+        return fail(err, ERR_MEMORY, "no memory for %d requests", engine->max_admitted);
     engine->sampled = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(int32_t), err);
     return engine->sampled != NULL;
 }
@@ -202,6 +205,23 @@ const struct engine_info *engine_info(const struct engine *engine) {
     return &engine->info;
 }
 
+/* Written so that NaN is refused. The ranges are those of engine/sampling.h; a greedy request needs no filter, so that
+ * the filters of an all-zero struct pass. */
+static bool check_sampling(const struct sampling_params *sampling, struct error *err) {
+    if (!(sampling->temperature >= 0 && sampling->temperature <= 2))
+        return fail_param(err, ERR_INVALID, "temperature", "temperature is %g; allowed are 0 to 2",
+                          (double)sampling->temperature);
+    if (sampling->temperature < SAMPLING_MIN_TEMPERATURE) return true;
+    if (!(sampling->top_p > 0 && sampling->top_p <= 1))
+        return fail_param(err, ERR_INVALID, "top_p", "top_p is %g; it must be above 0 and at most 1",
+                          (double)sampling->top_p);
+    if (!(sampling->min_p >= 0 && sampling->min_p <= 1))
+        return fail_param(err, ERR_INVALID, "min_p", "min_p is %g; allowed are 0 to 1", (double)sampling->min_p);
+    if (sampling->top_k < 0)
+        return fail_param(err, ERR_INVALID, "top_k", "top_k is %d; at least 0 is allowed", sampling->top_k);
+    return true;
+}
+
 static bool check_request(const struct engine *engine, const struct engine_request *request, struct error *err) {
     const struct engine_info *info = &engine->info;
     if (request->n_prompt < 1) return fail(err, ERR_INVALID, "the prompt is empty: at least one token is needed");
@@ -215,16 +235,16 @@ static bool check_request(const struct engine *engine, const struct engine_reque
             return fail(err, ERR_INVALID, "token %d of the prompt is %d; allowed are 0 to %d", i, request->prompt[i],
                         info->model.shape.vocab - 1);
     }
-    return true;
+    return check_sampling(&request->sampling, err);
 }
 
 /* With the lock held: may one more request come in? */
 static bool admit(const struct engine *engine, struct error *err) {
     if (engine->stats.failed) return fail(err, ERR_UNAVAILABLE, "the device has failed: %.400s", engine->stats.failure);
     if (engine->stopping || engine->draining) return fail(err, ERR_UNAVAILABLE, "the server is stopping");
-    if (engine->n_live == engine->max_live)
+    if (engine->n_admitted == engine->max_admitted)
         return fail(err, ERR_BUSY, "%d requests are running or waiting, which is the limit; try again later",
-                    engine->n_live);
+                    engine->n_admitted);
     return true;
 }
 
@@ -238,6 +258,7 @@ bool engine_submit(struct engine *engine, const struct engine_request *request, 
     if (admitted) {
         *id = sequence->id = ++engine->next_id;
         engine->live[engine->n_live++] = sequence;
+        engine->n_admitted++;
         sequence_queue_push_back(&engine->inbox, sequence);
         pthread_cond_signal(&engine->wake);
     }

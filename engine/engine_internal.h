@@ -37,7 +37,7 @@ struct engine {
     struct block_pool *pool;      // owned
     struct scheduler scheduler;   // owned
     struct batch_sequence *batch; // [max_seqs], owned
-    struct outcome *outcomes;     // [max_live], owned
+    struct outcome *outcomes;     // [max_admitted], owned
     int32_t *sampled;             // [max_seqs], owned, page-locked
 
     pthread_t thread;
@@ -47,9 +47,10 @@ struct engine {
     pthread_cond_t idle; // for engine_drain: the last live request finished
     /* Guarded by lock: */
     struct sequence_queue inbox;
-    struct sequence **live; // [max_live], owned: every accepted request that has not finished
-    int32_t n_live, max_live;
-    bool any_cancelled; // a live sequence was marked since the engine thread last looked
+    struct sequence **live; // [2 * max_admitted], owned: requests until their listener knows their end
+    int32_t n_live;
+    int32_t n_admitted, max_admitted; // accepted, and not yet counted as finished
+    bool any_cancelled;               // a live sequence was marked since the engine thread last looked
     uint64_t next_id;
     bool stopping, draining;
     struct engine_stats stats;

@@ -13,6 +13,7 @@ static double seconds(int64_t ns) {
 
 static void observe_finish(struct engine *engine, const struct outcome *outcome, int64_t now) {
     const struct sequence *sequence = outcome->sequence;
+    engine->n_admitted--; // before the listener knows: who hears of an end finds room for one more
     engine->stats.finished[outcome->reason]++;
     histogram_observe(&engine->stats.request, seconds(now - sequence->submit_ns));
     if (outcome->error.code == ERR_NUMERIC) engine->stats.not_finite++;
@@ -48,6 +49,7 @@ static void publish_gauges(struct engine *engine) {
     engine->stats.preemptions = counts->preemptions;
     engine->stats.prefix_queries = counts->prefix_queries;
     engine->stats.prefix_hits = counts->prefix_hits;
+    engine->stats.prefix_evictions = block_pool_n_evictions(engine->pool);
 }
 
 static void tell(const struct outcome *outcome, int64_t now) {
@@ -195,6 +197,9 @@ static void run_step(struct engine *engine) {
     int64_t start_ns = engine_now_ns();
     const struct step *step = scheduler_plan(&engine->scheduler);
     if (step->n_parts == 0) return;
+    pthread_mutex_lock(&engine->lock);
+    publish_gauges(engine); // what this step runs is seen while it runs
+    pthread_mutex_unlock(&engine->lock);
     for (int32_t i = 0; i < step->n_parts; ++i) {
         if (!step->parts[i].sequence->scheduled_ns) step->parts[i].sequence->scheduled_ns = start_ns;
     }

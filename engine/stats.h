@@ -25,10 +25,11 @@ struct engine_stats {
     int32_t n_blocks;      // in the pool
     int32_t n_used_blocks; // held by running sequences
     uint64_t n_steps;
-    int64_t last_step_end_ns; // engine_now_ns, 0 before the first
-    int64_t last_step_ns;     // duration of the last step
-    uint64_t prefix_queries;  // tokens looked up in the prefix cache
-    uint64_t prefix_hits;     // of these, tokens found
+    int64_t last_step_end_ns;  // engine_now_ns, 0 before the first
+    int64_t last_step_ns;      // duration of the last step
+    uint64_t prefix_queries;   // tokens looked up in the prefix cache
+    uint64_t prefix_hits;      // of these, tokens found
+    uint64_t prefix_evictions; // blocks of the prefix cache that were given away
     uint64_t prompt_tokens;
     uint64_t generation_tokens;
     uint64_t preemptions;

@@ -33,7 +33,7 @@ void targets_close(struct target *targets, int32_t n_targets);
 /* One CPU target by hand: for thread counts. */
 void target_open_cpu(struct target *target, bool fused, const char *isa, int32_t n_threads);
 
-/* One test for each backend; a test whose backend is not there skips (WITH_TARGETS). */
+/* One test for each backend; a test whose backend is not there skips (on_targets). */
 #define ON_EVERY_BACKEND(name, function)                                                                               \
     {name " on cpu", function, NULL, NULL, (void *)"cpu"}, {                                                           \
         name " on cuda", function, NULL, NULL, (void *)"cuda"                                                          \

@@ -279,24 +279,32 @@ static void large_vocabularies_are_sampled(void **state) {
 }
 
 static void check_refusal(const struct target *target) {
-    if (strcmp(target->ops->name, "cuda") != 0) return;
-    struct rig_options options = rig_defaults();
-    struct error err = {0};
-    options.shape.head_dim = 96;
-    struct rig *rig = rig_create(target, &options);
-    struct rig_sequence seq = {.content = ROW_CONTENT, .start = 0, .n_rows = 2};
-    rig_prepare(rig, &seq, 1, true);
-    rig_fill_hidden(rig);
-    rig_fill_q(rig);
-    assert_false(target->ops->rmsnorm_qkv(rig->ctx, &rig->weights, 0, &err));
-    assert_int_equal(err.code, ERR_INVALID);
-    assert_non_null(strstr(err.message, "head_dim 96"));
-    assert_false(target->ops->paged_attention(rig->ctx, 0, &err));
-    assert_non_null(strstr(err.message, "head_dim 96"));
-    rig_destroy(rig);
+    struct context_limits limits = rig_defaults().limits;
+    bool is_cuda = strcmp(target->ops->name, "cuda") == 0;
+    const struct {
+        const char *named;
+        size_t field;
+        int32_t value;
+        bool cuda_only;
+    } cases[] = {
+        {"head_dim is 72", offsetof(struct model_shape, head_dim), 72, false},
+        {"head_dim is 96", offsetof(struct model_shape, head_dim), 96, true},
+        {"hidden_size is 188", offsetof(struct model_shape, hidden), 188, true},
+        {"intermediate_size is 356", offsetof(struct model_shape, intermediate), 356, true},
+        {"vocab_size is 1001", offsetof(struct model_shape, vocab), 1001, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        if (cases[i].cuda_only && !is_cuda) continue;
+        struct model_shape shape = rig_defaults().shape;
+        *(int32_t *)(void *)((char *)&shape + cases[i].field) = cases[i].value;
+        struct error err = {0};
+        assert_null(context_create(target->ops, target->device, &shape, &limits, &err));
+        assert_int_equal(err.code, ERR_INVALID);
+        if (!strstr(err.message, cases[i].named)) fail_msg("%s: no \"%s\"", err.message, cases[i].named);
+    }
 }
 
-static void unsupported_heads_are_refused(void **state) {
+static void unsupported_shapes_are_refused(void **state) {
     on_targets(state, check_refusal);
 }
 
@@ -307,7 +315,7 @@ int main(void) {
         ON_EVERY_BACKEND("large products", large_products_are_right),
         ON_EVERY_BACKEND("long contexts", long_context_is_right),
         ON_EVERY_BACKEND("large vocabularies", large_vocabularies_are_sampled),
-        {"unsupported head_dim is refused on cuda", unsupported_heads_are_refused, NULL, NULL, (void *)"cuda"},
+        ON_EVERY_BACKEND("unsupported shapes are refused", unsupported_shapes_are_refused),
     };
     return cmocka_run_group_tests_name("kernel_choice", tests, NULL, NULL);
 }

@@ -175,7 +175,7 @@ static void check_engine(const struct target *target) {
     size_t token_bytes = engine_info(engine)->kv_token_bytes;
     engine_destroy(engine);
 
-    engine = start_engine(target, 1040 * token_bytes, false); // room for one sequence of full length
+    engine = start_engine(target, 1024 * token_bytes, false); // exactly one sequence of full length
     run_all(engine, &prompts, got, true);
     assert_same(target, "preempted", alone, got);
     engine_stats(engine, &stats);
@@ -198,7 +198,7 @@ static void check_engine(const struct target *target) {
     run_all(engine, &prompts, got, true);
     assert_same(target, "prefix cache partly evicted", alone, got);
     engine_stats(engine, &stats);
-    assert_true(stats.prefix_hits > 0 && stats.prefix_hits < stats.prefix_queries);
+    assert_true(stats.prefix_hits > 0 && stats.prefix_evictions > 0);
     engine_destroy(engine);
     free(alone);
     free(got);

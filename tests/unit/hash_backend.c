@@ -63,6 +63,10 @@ static bool measure_bandwidth(struct device *device, double *bytes_per_second, s
     *bytes_per_second = 1e9;
     return true;
 }
+static bool prepare_shape(struct device *device, const struct model_shape *shape, struct error *err) {
+    (void)device, (void)shape, (void)err;
+    return true;
+}
 static size_t workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
     (void)shape, (void)limits;
     return 256;
@@ -126,6 +130,7 @@ static const struct backend_ops hash_ops = {
     .copy_to_host = copy,
     .synchronize = synchronize,
     .measure_bandwidth = measure_bandwidth,
+    .prepare_shape = prepare_shape,
     .workspace_bytes = workspace_bytes,
     .embed = embed,
     .rmsnorm_qkv = layer_op,

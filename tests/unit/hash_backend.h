@@ -11,7 +11,7 @@
 /* What the model answers after these tokens. */
 int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
 
-/* Faults to provoke; zero is none. The pointer passed to hash_backend_faults is read in every step. */
+/* Faults to provoke; zero is none. */
 struct hash_faults {
     int32_t fail_at_step;     // this call of sample, the two of the warm-up included, fails with ERR_DEVICE
     int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE

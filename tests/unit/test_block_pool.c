@@ -96,8 +96,10 @@ static void evicts_the_least_recently_used(void **state) {
     }
     for (int i = 0; i < N; ++i) block_pool_release(pool, block[i]);
     block_pool_release(pool, block_pool_find(pool, hash[0])); // now the most recently used
+    assert_int_equal(block_pool_n_evictions(pool), 0);
     assert_int_equal(block_pool_alloc(pool), block[1]);
     assert_int_equal(block_pool_alloc(pool), block[2]);
+    assert_int_equal(block_pool_n_evictions(pool), 2);
     assert_int_equal(block_pool_find(pool, hash[1]), -1);
     assert_int_equal(block_pool_find(pool, hash[2]), -1);
     assert_int_equal(block_pool_find(pool, hash[0]), block[0]);

@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 #include "tests/unit/hash_backend.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +18,14 @@ struct heard {
     int32_t tokens[MAX_TOKENS];
     int32_t n_tokens;
     bool finished;
+    bool heard_late; // an event after the last
     struct engine_event end;
 };
 
 static void listen(void *user, const struct engine_event *event) {
     struct heard *heard = user;
     pthread_mutex_lock(&heard->lock);
-    assert_false(heard->finished);
+    heard->heard_late = heard->heard_late || heard->finished; // asserted by the test's own thread
     if (event->kind == ENGINE_TOKEN) {
         heard->tokens[heard->n_tokens++] = event->token;
     } else {
@@ -110,6 +112,7 @@ static void assert_answer(const struct heard *heard, const int32_t *prompt, int3
                           bool ignore_eos) {
     int32_t expected[MAX_TOKENS];
     int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
+    assert_false(heard->heard_late);
     assert_int_equal(heard->n_tokens, n);
     assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
     bool stopped = !ignore_eos && expected[n - 1] == 0;
@@ -227,7 +230,7 @@ static void a_small_pool_preempts_and_changes_nothing(void **state) {
     (void)state;
     for (int cached = 0; cached < 2; ++cached) {
         struct engine_options options = default_options();
-        options.kv_bytes = kv_bytes_of(33); // one sequence of full length takes 32
+        options.kv_bytes = kv_bytes_of(32); // exactly one sequence of full length
         options.prefix_cache = cached;
         struct engine *engine = start_engine(options, NULL);
         run_mixed_load(engine, 64, 1);
@@ -277,6 +280,63 @@ static void refuses_bad_requests_with_numbers(void **state) {
     assert_false(submit(engine, &heard, prompt, 5, 1, true, NULL, &err));
     assert_int_equal(err.code, ERR_INVALID);
     assert_non_null(strstr(err.message, "0 to 999"));
+    engine_destroy(engine);
+}
+
+static void refuses_sampling_out_of_range(void **state) {
+    (void)state;
+    static const struct {
+        struct sampling_params sampling;
+        const char *param; // NULL: accepted
+    } rows[] = {
+        {{.temperature = NAN, .top_p = 1}, "temperature"},
+        {{.temperature = -0.5f, .top_p = 1}, "temperature"},
+        {{.temperature = INFINITY, .top_p = 1}, "temperature"},
+        {{.temperature = 1}, "top_p"},
+        {{.temperature = 1, .top_p = NAN}, "top_p"},
+        {{.temperature = 1, .top_p = 1.5f}, "top_p"},
+        {{.temperature = 1, .top_p = 1, .min_p = 5}, "min_p"},
+        {{.temperature = 1, .top_p = 1, .top_k = -1}, "top_k"},
+        {{.temperature = 2, .top_p = 1, .min_p = 1, .top_k = INT32_MAX}, NULL},
+        {{.temperature = 0}, NULL},
+    };
+    struct engine *engine = start_engine(default_options(), NULL);
+    const int32_t prompt[] = {1, 2, 3};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct heard heard;
+        heard_init(&heard);
+        struct error err = {0};
+        uint64_t id;
+        struct engine_request request = {.prompt = prompt,
+                                         .n_prompt = 3,
+                                         .max_new_tokens = 1,
+                                         .sampling = rows[i].sampling,
+                                         .listener = listen,
+                                         .user = &heard};
+        bool accepted = engine_submit(engine, &request, &id, &err);
+        if (accepted) wait_finished(&heard);
+        assert_int_equal(accepted, rows[i].param == NULL);
+        assert_string_equal(err.param, rows[i].param ? rows[i].param : "");
+    }
+    engine_destroy(engine);
+}
+
+static void a_request_counts_as_running_in_its_first_step(void **state) {
+    (void)state;
+    struct hash_faults faults = {.step_us = 100000};
+    struct engine *engine = start_engine(default_options(), &faults);
+    const int32_t prompt[] = {1, 2, 3};
+    struct heard heard;
+    heard_init(&heard);
+    assert_true(submit(engine, &heard, prompt, 3, 1, true, NULL, NULL));
+    struct engine_stats stats = {0};
+    while (stats.n_running == 0 && stats.n_steps == 0) {
+        usleep(200);
+        engine_stats(engine, &stats);
+    }
+    assert_int_equal(stats.n_running, 1);
+    assert_int_equal(stats.n_steps, 0);
+    wait_finished(&heard);
     engine_destroy(engine);
 }
 
@@ -448,6 +508,8 @@ int main(void) {
         cmocka_unit_test(a_small_pool_preempts_and_changes_nothing),
         cmocka_unit_test(finds_a_cached_prefix),
         cmocka_unit_test(refuses_bad_requests_with_numbers),
+        cmocka_unit_test(refuses_sampling_out_of_range),
+        cmocka_unit_test(a_request_counts_as_running_in_its_first_step),
         cmocka_unit_test(a_full_queue_is_busy_and_cancel_makes_room),
         cmocka_unit_test(a_device_failure_ends_all_and_refuses_more),
         cmocka_unit_test(a_logit_that_is_not_finite_ends_one_request_only),
