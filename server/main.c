@@ -5,6 +5,7 @@
 #include "engine/log.h"
 #include "server/bench.h"
 #include "server/serve.h"
+#include "server/signals.h"
 #ifdef QUERN_CUDA
 #include "cuda/cuda_backend.h"
 #endif
@@ -34,10 +35,25 @@ static const struct backend_ops *choose_backend(const struct config *config, str
 }
 #endif
 
-static bool run(const struct config *config, struct log *log, struct error *err) {
+static bool run_bench(const struct config *config, struct log *log, struct error *err) {
     const struct backend_ops *ops = choose_backend(config, err);
-    if (ops == NULL) return false;
-    return config->command == CONFIG_BENCH ? bench(config, ops, log, err) : serve(config, ops, log, err);
+    return ops != NULL && bench(config, ops, log, err);
+}
+
+/* Signals first: to look for GPUs starts threads of the driver, and a signal ends the process when it meets one thread
+ * that does not block it. */
+static bool run_serve(const struct config *config, struct log *log, struct error *err) {
+    struct signals *signals = signals_create(err);
+    if (signals == NULL) return false;
+    const struct backend_ops *ops = choose_backend(config, err);
+    const struct serve_options options = {.config = config, .ops = ops, .signals = signals, .log = log};
+    bool ok = ops != NULL && serve(&options, err);
+    signals_destroy(signals);
+    return ok;
+}
+
+static bool run(const struct config *config, struct log *log, struct error *err) {
+    return config->command == CONFIG_BENCH ? run_bench(config, log, err) : run_serve(config, log, err);
 }
 
 static int run_logged(const struct config *config) {

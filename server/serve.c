@@ -53,16 +53,14 @@ static void say_ready(struct log *log, const char *url, const char *name) {
 struct serving {
     struct server server;
     char *model_name; // owned, as all here
-    struct signals *signals;
     struct http *http;
     struct tokenizer *tokenizer;
     struct engine *engine;
 };
 
-static bool start(struct serving *serving, const struct config *config, const struct backend_ops *ops, struct log *log,
-                  struct error *err) {
-    serving->signals = signals_create(err);
-    if (serving->signals == NULL) return false;
+static bool start(struct serving *serving, const struct serve_options *of, struct error *err) {
+    const struct config *config = of->config;
+    struct log *log = of->log;
     serving->model_name = model_name(config);
     if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
     server_init(&serving->server, serving->model_name, log);
@@ -82,7 +80,7 @@ static bool start(struct serving *serving, const struct config *config, const st
     log_message(log, LOG_INFO, "listening on %s, loading %s", http_url(serving->http), config->model);
     serving->tokenizer = engine_setup_tokenizer(config, err);
     if (serving->tokenizer == NULL) return false;
-    const struct engine_options engine_options = engine_setup_options(config, ops, log);
+    const struct engine_options engine_options = engine_setup_options(config, of->ops, log);
     serving->engine = engine_create(&engine_options, err);
     if (serving->engine == NULL) return false;
     server_ready(&serving->server, serving->engine, serving->tokenizer);
@@ -107,18 +105,18 @@ static void finish(struct serving *serving) {
     http_destroy(serving->http);
     engine_destroy(serving->engine);
     tokenizer_destroy(serving->tokenizer);
-    signals_destroy(serving->signals);
     free(serving->model_name);
 }
 
-bool serve(const struct config *config, const struct backend_ops *ops, struct log *log, struct error *err) {
+bool serve(const struct serve_options *options, struct error *err) {
     struct serving serving = {0};
-    bool started = start(&serving, config, ops, log, err);
+    bool started = start(&serving, options, err);
     if (started) {
-        int number = signals_wait(serving.signals);
-        log_message(log, LOG_INFO, "%s: no new requests, running ones may finish within %d s", strsignal(number),
-                    (int)config->shutdown_timeout_s);
-        stop(&serving, config->shutdown_timeout_s * 1000, log);
+        int32_t timeout_s = (int32_t)options->config->shutdown_timeout_s;
+        int number = signals_wait(options->signals);
+        log_message(options->log, LOG_INFO, "%s: no new requests, running ones may finish within %d s",
+                    strsignal(number), timeout_s);
+        stop(&serving, timeout_s * 1000, options->log);
     }
     finish(&serving);
     return started;

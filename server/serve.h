@@ -9,9 +9,16 @@
 #include <stdbool.h>
 
 struct backend_ops;
+struct signals;
 
 /* Listens at once (/health says "loading"), loads, serves until SIGTERM or SIGINT, then lets running requests finish
- * within the shutdown timeout. ops is borrowed. */
-bool serve(const struct config *config, const struct backend_ops *ops, struct log *log, struct error *err);
+ * within the shutdown timeout. */
+struct serve_options {
+    const struct config *config;   // borrowed, as all here
+    const struct backend_ops *ops; // static
+    struct signals *signals;       // made before any other thread, those of a GPU driver too
+    struct log *log;
+};
+bool serve(const struct serve_options *options, struct error *err);
 
 #endif

@@ -23,10 +23,11 @@ PATIENCE = 10 if SANITIZED else 1
 class Server:
     """quern serve on a free port, with the demo model."""
 
-    def __init__(self, *arguments, wait=True):
+    def __init__(self, *arguments, wait=True, preload=None):
         self.log = tempfile.TemporaryFile("w+")
         command = [QUERN, "serve", "--port", "0", "--device", DEVICE, "--kv-bytes", "64MiB", *arguments]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT)
+        env = {**os.environ, "LD_PRELOAD": preload} if preload else None
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=self.log, stderr=subprocess.STDOUT)
         self.url = self.wait_for_line(r"listening on (http://\S+),")
         self.port = int(self.url.rsplit(":", 1)[1])
         if wait:

@@ -35,6 +35,13 @@ class Shutdown(unittest.TestCase):
         self.addCleanup(server.stop)
         return server
 
+    @unittest.skipUnless("DRIVER_THREADS" in os.environ, "needs a build with CUDA")
+    def test_a_driver_with_threads_changes_nothing(self):
+        """A signal ends the process when it meets a thread that does not block it, as those of a GPU driver may."""
+        server = self.start("--device", "auto", preload=os.environ["DRIVER_THREADS"])
+        server.process.send_signal(signal.SIGTERM)
+        self.assertEqual(server.process.wait(30 * PATIENCE), 0)
+
     def test_a_stream_is_finished(self):
         server = self.start("--shutdown-timeout-s", "30")
         with server.socket() as connection:
