@@ -11,6 +11,7 @@
 static const struct generation_format format = {
     .endpoint = "/v1/chat/completions",
     .id_prefix = "chatcmpl-",
+    .max_new_tokens = INT32_MAX,
     .body_object = "chat.completion",
     .chunk_object = "chat.completion.chunk",
     .body_before = "\"message\":{\"role\":\"assistant\",\"content\":",

@@ -11,6 +11,7 @@
 static const struct generation_format format = {
     .endpoint = "/v1/completions",
     .id_prefix = "cmpl-",
+    .max_new_tokens = 16, // as OpenAI and vLLM
     .body_object = "text_completion",
     .chunk_object = "text_completion",
     .body_before = "\"text\":",

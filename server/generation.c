@@ -333,7 +333,7 @@ static bool submit_all(struct generation *generation, const struct token_list *p
         struct engine_request request = {
             .prompt = prompts[i].ids,
             .n_prompt = (int32_t)prompts[i].count,
-            .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : INT32_MAX,
+            .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : generation->format->max_new_tokens,
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
         };

@@ -18,6 +18,7 @@ struct server;
 struct generation_format {
     const char *endpoint; // for the log
     const char *id_prefix;
+    int32_t max_new_tokens; // where the request names none; cut to what the context leaves
     const char *body_object;
     const char *chunk_object;
     const char *body_before, *body_after;   // around the whole text in a body

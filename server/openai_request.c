@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMPLETIONS_MAX_TOKENS 16 // where a completion names no limit: OpenAI's default, and vLLM's
-
 /* What a body says before the fields are seen together. */
 struct reading {
     struct openai_request *request;
@@ -400,8 +398,6 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
         return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");
     }
     request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;
-    if (request->max_new_tokens == 0 && source->endpoint == OPENAI_COMPLETIONS)
-        request->max_new_tokens = COMPLETIONS_MAX_TOKENS;
     return true;
 }
 

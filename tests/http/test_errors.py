@@ -110,9 +110,12 @@ class Errors(ServerTest):
         self.refused(400, CHAT, {"messages": [{"role": "user", "content": "word " * 400}]}, "holds 256", code=code)
         status, answer = self.server.post(PLAIN, {"prompt": [5] * 200, "max_tokens": 56, "ignore_eos": True})
         self.assertEqual((status, answer["usage"]["total_tokens"]), (200, 256))
-        status, answer = self.server.post(PLAIN, {"prompt": [5] * 200, "ignore_eos": True})  # up to the end
+        for n_prompt, n_new in ((200, 16), (250, 6)):  # 16 by default, or what is left
+            status, answer = self.server.post(PLAIN, {"prompt": [5] * n_prompt, "ignore_eos": True})
+            self.assertEqual((status, answer["usage"]["completion_tokens"]), (200, n_new))
+            self.assertEqual(answer["choices"][0]["finish_reason"], "length")
+        status, answer = self.server.post(CHAT, {"messages": HELLO, "ignore_eos": True})  # up to the end
         self.assertEqual((status, answer["usage"]["total_tokens"]), (200, 256))
-        self.assertEqual(answer["choices"][0]["finish_reason"], "length")
 
     def test_unknown_model(self):
         for path, body in ((CHAT, {"messages": HELLO}), (PLAIN, {"prompt": "Hi"})):

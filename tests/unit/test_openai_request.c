@@ -46,7 +46,7 @@ static void test_defaults(void **state) {
     assert_false(request.has_seed || request.stream || request.include_usage || request.ignore_eos || request.echo);
     openai_request_finish(&request);
     request = accept(OPENAI_COMPLETIONS, "{\"prompt\": \"a\"}");
-    assert_int_equal(request.max_new_tokens, 16);
+    assert_int_equal(request.max_new_tokens, 0);
     openai_request_finish(&request);
 }
 

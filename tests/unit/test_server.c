@@ -117,9 +117,13 @@ static void test_defaults_and_parameters_reach_the_engine(void **state) {
     struct engine_request last = fake_engine_last(fixture->engine);
     assert_float_equal(last.sampling.temperature, 0.6f, 0);
     assert_int_equal(last.sampling.top_k, 20);
-    assert_int_equal(last.max_new_tokens, INT32_MAX);
+    assert_int_equal(last.max_new_tokens, 16);
     assert_false(last.ignore_eos);
     uint64_t first_seed = last.sampling.seed;
+    expect(
+        http_call(fixture->url, "/v1/chat/completions", "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}"),
+        200, "\"finish_reason\":\"stop\"");
+    assert_int_equal(fake_engine_last(fixture->engine).max_new_tokens, INT32_MAX);
 
     expect(http_call(fixture->url, "/v1/completions",
                      "{\"prompt\": [1, 2, 3], \"temperature\": 0, \"top_p\": 0.5, \"min_p\": 0.1, \"top_k\": -1,"
