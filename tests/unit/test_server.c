@@ -179,8 +179,9 @@ static void test_stop_string_ends_the_request(void **state) {
     struct fixture *fixture = *state;
     for (int stream = 0; stream < 2; ++stream) {
         script_text(fixture, "one, two, three, ", (struct fake_script){.pace_ms = 1, .endless = true});
-        const char *body = stream ? "{\"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"], \"stream\": true}"
-                                  : "{\"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"]}";
+        const char *body =
+            stream ? "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"], \"stream\": true}"
+                   : "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"]}";
         struct http_answer answer = http_call(fixture->url, "/v1/completions", body);
         assert_holds(answer.body, "\"finish_reason\":\"stop\"");
         if (!stream) {
@@ -200,10 +201,11 @@ static void test_busy(void **state) {
     int fds[MAX_SEQS + MAX_QUEUE];
     for (int i = 0; i < MAX_SEQS + MAX_QUEUE; ++i) {
         fds[i] = http_connect(fixture->url);
-        http_send_post(fds[i], "/v1/completions", "{\"prompt\": \"Hi\"}");
+        http_send_post(fds[i], "/v1/completions", "{\"max_tokens\": 30000, \"prompt\": \"Hi\"}");
         wait_for_live(fixture, i + 1);
     }
-    struct http_answer answer = http_call(fixture->url, "/v1/completions", "{\"prompt\": \"Hi\", \"stream\": true}");
+    struct http_answer answer =
+        http_call(fixture->url, "/v1/completions", "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stream\": true}");
     assert_holds(answer.head, "Retry-After: 1");
     expect(answer, 429, "\"code\":\"rate_limit_exceeded\"");
     for (int i = 0; i < MAX_SEQS + MAX_QUEUE; ++i) close(fds[i]);
@@ -253,12 +255,13 @@ static void test_client_that_leaves(void **state) {
         int32_t n_before = queued ? MAX_SEQS : 0;
         for (int i = 0; i < n_before; ++i) {
             blockers[i] = http_connect(fixture->url);
-            http_send_post(blockers[i], "/v1/completions", "{\"prompt\": \"Hi\"}");
+            http_send_post(blockers[i], "/v1/completions", "{\"max_tokens\": 30000, \"prompt\": \"Hi\"}");
         }
         wait_for_live(fixture, n_before);
         int fd = http_connect(fixture->url);
         http_send_post(fd, "/v1/completions",
-                       stream ? "{\"prompt\": \"Hi\", \"stream\": true}" : "{\"prompt\": \"Hi\"}");
+                       stream ? "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stream\": true}"
+                              : "{\"max_tokens\": 30000, \"prompt\": \"Hi\"}");
         wait_for_live(fixture, n_before + 1);
         sleep_ms(30);
         close(fd);
@@ -332,8 +335,8 @@ static void test_closing_ends_what_runs(void **state) {
     struct fixture *fixture = *state;
     script_text(fixture, "x", (struct fake_script){.pace_ms = 5, .endless = true});
     int stream = http_connect(fixture->url), whole = http_connect(fixture->url);
-    http_send_post(stream, "/v1/completions", "{\"prompt\": \"Hi\", \"stream\": true}");
-    http_send_post(whole, "/v1/completions", "{\"prompt\": \"Hi\"}");
+    http_send_post(stream, "/v1/completions", "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stream\": true}");
+    http_send_post(whole, "/v1/completions", "{\"max_tokens\": 30000, \"prompt\": \"Hi\"}");
     wait_for_live(fixture, 2);
     assert_true(http_receive_until(stream, "\"text\":\"x\""));
     atomic_store(&fixture->server.state, SERVER_STOPPING);
