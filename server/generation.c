@@ -15,12 +15,13 @@
 struct choice {
     struct detokenizer detokenizer;
     struct stream_delivery delivery;
-    struct string_builder text; // stream: what is not sent yet; otherwise all of it
-    int32_t n_generated;        // tokens up to the end or the stop string
-    const char *finish_reason;  // NULL while it runs
-    bool begun;                 // its first chunk was written
-    bool ended;                 // its last chunk was written
-    struct engine_event last;   // valid with finish_reason
+    struct string_builder text;   // stream: what is not sent yet; otherwise all of it
+    struct string_builder before; // stream: of every chunk of this choice, up to what it holds
+    int32_t n_generated;          // tokens up to the end or the stop string
+    const char *finish_reason;    // NULL while it runs
+    bool begun;                   // its first chunk was written
+    bool ended;                   // its last chunk was written
+    struct engine_event last;     // valid with finish_reason
 };
 
 struct generation {
@@ -29,7 +30,7 @@ struct generation {
     struct openai_request request;          // owned
     struct stream *stream;                  // owned reference
     char id[SERVER_ID_SIZE];
-    struct string_builder head; // of every chunk, up to the choices
+    struct string_builder head; // of every event, up to the choices
     struct string_builder out;  // stream: bytes not read yet, from n_read on
     size_t n_read;
     bool said_done; // [DONE] or an error was written: out is all that is left
@@ -139,22 +140,25 @@ static void respond_body(struct generation *generation, struct http_request *htt
     openai_respond_json(http, &body);
 }
 
-static void begin_event(struct generation *generation) {
-    string_builder_append_text(&generation->out, "data: ");
-    string_builder_append(&generation->out, generation->head.data, generation->head.length);
+static void append(struct string_builder *out, const struct string_builder *what) {
+    string_builder_append(out, what->data, what->length);
+    if (what->failure != ERR_NONE) out->failure = what->failure;
 }
 
 static void end_chunk(struct generation *generation, const char *finish_reason) {
-    const char *quote = finish_reason != NULL ? "\"" : "";
-    json_write_format(&generation->out, ",\"logprobs\":null,\"finish_reason\":%s%s%s}]%s}\n\n", quote,
-                      finish_reason != NULL ? finish_reason : "null", quote,
-                      generation->request.include_usage ? ",\"usage\":null" : "");
+    struct string_builder *out = &generation->out;
+    if (finish_reason == NULL) {
+        string_builder_append_text(out, ",\"logprobs\":null,\"finish_reason\":null}]");
+    } else {
+        json_write_format(out, ",\"logprobs\":null,\"finish_reason\":\"%s\"}]", finish_reason);
+    }
+    string_builder_append_text(out, generation->request.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
 /* A chunk of one choice that holds `content` as it stands. */
 static void write_chunk(struct generation *generation, int32_t index, const char *content, const char *finish_reason) {
-    begin_event(generation);
-    json_write_format(&generation->out, "{\"index\":%d,%s", (int)index, content);
+    append(&generation->out, &generation->choices[index].before);
+    string_builder_append_text(&generation->out, content);
     end_chunk(generation, finish_reason);
 }
 
@@ -164,8 +168,8 @@ static void write_choice(struct generation *generation, int32_t index) {
     if (!choice->begun && format->chunk_first != NULL) write_chunk(generation, index, format->chunk_first, NULL);
     choice->begun = true;
     if (choice->text.length > 0) {
-        begin_event(generation);
-        json_write_format(&generation->out, "{\"index\":%d,%s", (int)index, format->chunk_before);
+        append(&generation->out, &choice->before);
+        string_builder_append_text(&generation->out, format->chunk_before);
         json_write_string(&generation->out, choice->text.data, choice->text.length);
         string_builder_append_text(&generation->out, format->chunk_after);
         end_chunk(generation, NULL);
@@ -195,7 +199,7 @@ static void write_events(struct generation *generation) {
     }
     if (generation->n_unfinished > 0) return;
     if (generation->request.include_usage) {
-        begin_event(generation);
+        append(&generation->out, &generation->head);
         string_builder_append_text(&generation->out, "],");
         write_usage(generation, &generation->out);
         string_builder_append_text(&generation->out, "}\n\n");
@@ -258,6 +262,7 @@ static void destroy(struct generation *generation, const char *finish) {
         if (generation->stream != NULL) stream_cancel(generation->stream, i, generation->server->engine);
         detokenizer_finish(&choice->detokenizer);
         string_builder_finish(&choice->text);
+        string_builder_finish(&choice->before);
         free(choice->delivery.tokens);
     }
     if (generation->stream != NULL) stream_detach(generation->stream, finish);
@@ -292,6 +297,17 @@ static void begin_with_prompt(struct generation *generation, const struct token_
     }
 }
 
+/* What every event and every chunk begins with. */
+static void prepare_stream(struct generation *generation) {
+    string_builder_append_text(&generation->head, "data: ");
+    write_head(generation, generation->format->chunk_object, &generation->head);
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        struct string_builder *before = &generation->choices[i].before;
+        append(before, &generation->head);
+        json_write_format(before, "{\"index\":%d,", (int)i);
+    }
+}
+
 static struct generation *create(struct server *server, struct http_request *http,
                                  const struct generation_options *options, struct error *err) {
     size_t choices_bytes = (size_t)options->n_prompts * sizeof(struct choice);
@@ -310,7 +326,7 @@ static struct generation *create(struct server *server, struct http_request *htt
         generation->choices[i].detokenizer =
             (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
     }
-    if (generation->request.stream) write_head(generation, options->format->chunk_object, &generation->head);
+    if (generation->request.stream) prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
     const struct stream_options stream = {
         .request = http,

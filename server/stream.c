@@ -11,8 +11,11 @@ enum { FIRST_CAPACITY = 64 };
 
 struct mailbox {
     struct stream *stream; // borrowed, as the choice holds a reference
-    struct stream_delivery waiting;
-    struct engine_event last; // kept for the log
+    int32_t *tokens;       // [n_tokens] not taken yet, owned
+    size_t n_tokens;
+    size_t capacity;
+    bool lost;                // memory ran out
+    struct engine_event last; // ENGINE_FINISHED, or zero
     bool submitted;
     uint64_t id; // of the engine
 };
@@ -74,7 +77,7 @@ static void release(struct stream *stream) {
     pthread_mutex_unlock(&stream->lock);
     if (!last) return;
     if (stream->finish != NULL) log_request(stream);
-    for (int32_t i = 0; i < stream->n_choices; ++i) free(stream->mailboxes[i].waiting.tokens);
+    for (int32_t i = 0; i < stream->n_choices; ++i) free(stream->mailboxes[i].tokens);
     pthread_mutex_destroy(&stream->lock);
     free(stream);
 }
@@ -99,34 +102,34 @@ struct stream *stream_create(const struct stream_options *options, struct error 
     return stream;
 }
 
-static void append(struct stream_delivery *waiting, int32_t token) {
-    if (waiting->count == waiting->capacity) {
-        size_t capacity = waiting->capacity > 0 ? 2 * waiting->capacity : FIRST_CAPACITY;
-        int32_t *tokens = realloc(waiting->tokens, capacity * sizeof *tokens);
+static void append(struct mailbox *mailbox, int32_t token) {
+    if (mailbox->n_tokens == mailbox->capacity) {
+        size_t capacity = mailbox->capacity > 0 ? 2 * mailbox->capacity : FIRST_CAPACITY;
+        int32_t *tokens = realloc(mailbox->tokens, capacity * sizeof *tokens);
         if (tokens == NULL) {
-            waiting->lost = true;
+            mailbox->lost = true;
             return;
         }
-        waiting->tokens = tokens;
-        waiting->capacity = capacity;
+        mailbox->tokens = tokens;
+        mailbox->capacity = capacity;
     }
-    waiting->tokens[waiting->count++] = token;
+    mailbox->tokens[mailbox->n_tokens++] = token;
 }
 
-/* On the engine thread. */
+/* On the engine thread. A request that was woken for one token takes all that came until it looks. */
 static void listen(void *user, const struct engine_event *event) {
     struct mailbox *mailbox = user;
     struct stream *stream = mailbox->stream;
     pthread_mutex_lock(&stream->lock);
     bool finished = event->kind == ENGINE_FINISHED;
+    bool wake = stream->wake_on_token && (finished || mailbox->n_tokens == 0);
     if (finished) {
-        mailbox->last = mailbox->waiting.last = *event;
-        mailbox->waiting.finished = true;
-        --stream->n_unfinished;
+        mailbox->last = *event;
+        wake |= --stream->n_unfinished == 0;
     } else if (stream->request != NULL) {
-        append(&mailbox->waiting, event->token);
+        append(mailbox, event->token);
     }
-    if (stream->request != NULL && (stream->wake_on_token || stream->n_unfinished == 0)) http_wake(stream->request);
+    if (wake && stream->request != NULL) http_wake(stream->request);
     if (finished) {
         release(stream);
     } else {
@@ -170,12 +173,19 @@ void stream_cancel(struct stream *stream, int32_t index, struct engine *engine) 
 
 void stream_take(struct stream *stream, int32_t index, struct stream_delivery *delivery) {
     struct mailbox *mailbox = &stream->mailboxes[index];
-    delivery->count = 0;
+    int32_t *tokens = delivery->tokens;
+    size_t capacity = delivery->capacity;
     pthread_mutex_lock(&stream->lock);
-    struct stream_delivery taken = mailbox->waiting;
-    mailbox->waiting = (struct stream_delivery){.tokens = delivery->tokens, .capacity = delivery->capacity};
+    delivery->tokens = mailbox->tokens;
+    delivery->count = mailbox->n_tokens;
+    delivery->capacity = mailbox->capacity;
+    delivery->lost = mailbox->lost;
+    delivery->finished = mailbox->last.kind == ENGINE_FINISHED;
+    if (delivery->finished) delivery->last = mailbox->last;
+    mailbox->tokens = tokens;
+    mailbox->n_tokens = 0;
+    mailbox->capacity = capacity;
     pthread_mutex_unlock(&stream->lock);
-    *delivery = taken;
 }
 
 void stream_detach(struct stream *stream, const char *finish) {

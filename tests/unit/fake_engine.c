@@ -95,8 +95,8 @@ static void run_step(struct engine *engine) {
     }
     for (int i = 0; i < MAX_REQUESTS; ++i) {
         struct fake_request *request = &engine->requests[i];
-        count(engine, &n_running, &n_waiting);
         if (request->id == 0) continue;
+        count(engine, &n_running, &n_waiting);
         if (request->started_ns == 0 && n_running < engine->info.max_seqs) {
             request->started_ns = now;
             request->due_ns = now + (int64_t)request->script.first_ms * 1000000;
