@@ -407,6 +407,12 @@ static bool read_command(struct config *config, int argc, char *const *argv, str
     return fail(err, ERR_INVALID, "unknown command \"%s\", there are serve, bench, --help and --version", word);
 }
 
+static bool check_pair(const struct config_numbers *pair, const char *name, struct error *err) {
+    if (pair->count == 2 && pair->values[0] <= pair->values[1]) return true;
+    return fail_param(err, ERR_INVALID, name,
+                      "--%s: two numbers must be given, the least and the most, such as 100,1024", name);
+}
+
 /* What no option can see alone. */
 static bool validate(const struct config *config, struct error *err) {
     if (config->max_batch_tokens > 0 && config->max_batch_tokens < config->max_seqs) {
@@ -414,7 +420,8 @@ static bool validate(const struct config *config, struct error *err) {
                           "--max-batch-tokens %d is less than --max-seqs %d: each running request needs a token a step",
                           config->max_batch_tokens, config->max_seqs);
     }
-    return true;
+    return check_pair(&config->prompt_range, "prompt-range", err) &&
+           check_pair(&config->output_range, "output-range", err);
 }
 
 bool config_parse(struct config *config, int argc, char *const *argv, struct error *err) {

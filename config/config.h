@@ -22,6 +22,7 @@ enum config_device { CONFIG_DEVICE_AUTO, CONFIG_DEVICE_CPU, CONFIG_DEVICE_CUDA }
 enum config_load_format { CONFIG_LOAD_AUTO, CONFIG_LOAD_DUMMY };
 enum config_log_level { CONFIG_LOG_DEBUG, CONFIG_LOG_INFO, CONFIG_LOG_WARN, CONFIG_LOG_ERROR };
 enum config_log_format { CONFIG_LOG_TEXT, CONFIG_LOG_JSON };
+enum config_workload { CONFIG_WORKLOAD_STEPS, CONFIG_WORKLOAD_MIXED };
 enum config_output { CONFIG_OUTPUT_TEXT, CONFIG_OUTPUT_JSON };
 
 /* A short list such as the batch sizes of a benchmark. */

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Write the weights that `--load-format dummy` makes as a safetensors folder, for programs that only load files.
 
-    dummy_weights.py CONFIG_JSON FOLDER [--seed N]
+    dummy_weights.py CONFIG_JSON FOLDER [--seed N] [--repeat]
 
-CONFIG_JSON is any Qwen3 config.json, such as one of config/shapes. The formula is that of engine/dummy_weights.h.
-Needs numpy.
+CONFIG_JSON is any Qwen3 config.json, such as one of config/shapes. The formula is that of engine/dummy_weights.h. With
+--repeat a tensor is its first 65,536 elements over and over: much faster to write, to measure how files load. Needs
+numpy.
 """
 import argparse
 import json
@@ -17,7 +18,8 @@ import numpy as np
 MATRIX_SCALE = np.float32(0.02 * 3**0.5 / 32768)
 NORM_SCALE = np.float32(2.0**-18)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-CHUNK = 1 << 22  # elements, a multiple of 4
+CHUNK = 1 << 22  # elements, a multiple of PERIOD
+PERIOD = 1 << 16  # elements, a multiple of 4
 
 
 def mix(word):
@@ -75,7 +77,18 @@ def tensor_shapes(config):
         yield "lm_head.weight", [vocab, hidden]
 
 
-def write(config_path, folder, seed):
+def tensor_chunks(name, shape, seed, repeat):
+    key, size = tensor_key(seed, name), int(np.prod(shape))
+    center, scale = spread(name, shape)
+    if repeat:
+        period = tensor_elements(key, 0, min(PERIOD, size), center, scale)
+        chunk = np.resize(period, min(CHUNK, size))
+    for first in range(0, size, CHUNK):
+        count = min(CHUNK, size - first)
+        yield chunk[:count] if repeat else tensor_elements(key, first, count, center, scale)
+
+
+def write(config_path, folder, seed, repeat=False):
     config = json.loads(config_path.read_text())
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensor_shapes(config):
@@ -89,9 +102,8 @@ def write(config_path, folder, seed):
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in tensor_shapes(config):
-            key, size = tensor_key(seed, name), int(np.prod(shape))
-            for first in range(0, size, CHUNK):
-                tensor_elements(key, first, min(CHUNK, size - first), *spread(name, shape)).tofile(file)
+            for chunk in tensor_chunks(name, shape, seed, repeat):
+                chunk.tofile(file)
 
 
 def main():
@@ -99,8 +111,9 @@ def main():
     parser.add_argument("config", type=Path, help="config.json with the shape")
     parser.add_argument("folder", type=Path, help="made if absent; gets config.json and model.safetensors")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeat", action="store_true", help="repeat the beginning of each tensor: fast to write")
     arguments = parser.parse_args()
-    write(arguments.config, arguments.folder, arguments.seed)
+    write(arguments.config, arguments.folder, arguments.seed, arguments.repeat)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 #include "server/bench.h"
 
-#include "engine/engine.h"
+#include "server/bench_floor.h"
+#include "server/bench_http.h"
+#include "server/bench_report.h"
 #include "server/bench_run.h"
 #include "server/engine_setup.h"
 
@@ -10,51 +12,16 @@
 
 enum { MIN_PREFILL_RUNS = 3 };
 
-struct decode_result {
-    int32_t batch;
-    struct bench_times times;
-    double floor_s;
+/* What is measured: exactly one of the two. */
+struct target {
+    struct engine *engine;
+    struct bench_http *http;
 };
 
-struct report {
-    const struct config *config;
-    const struct engine_info *info;
-    double bandwidth; // bytes per second, the larger of before and after
-    double prefill_tokens_per_s;
-    struct decode_result decode[CONFIG_MAX_NUMBERS]; // [n_decode]
-    int32_t n_decode;
-};
-
-/* What one decode step has to read of the weights: of an embedding table that is not the LM head only a few rows. */
-static double step_weight_bytes(const struct engine_info *info) {
-    const struct model_shape *shape = &info->model.shape;
-    double embedding = shape->tied_embeddings ? 0 : (double)shape->vocab * shape->hidden * 2; // bf16
-    return (double)info->weights_bytes - embedding;
-}
-
-static bool measure_bandwidth(struct engine *engine, struct report *report, struct error *err) {
-    double bandwidth;
-    if (!engine_measure_bandwidth(engine, &bandwidth, err)) return false;
-    report->bandwidth = bandwidth > report->bandwidth ? bandwidth : report->bandwidth;
-    return true;
-}
-
-static bool measure_prefill(struct engine *engine, struct report *report, struct error *err) {
-    const struct config *config = report->config;
-    int32_t n_runs = config->repeat > MIN_PREFILL_RUNS ? config->repeat : MIN_PREFILL_RUNS;
-    double *seconds = calloc((size_t)n_runs, sizeof *seconds);
-    if (seconds == NULL) return fail(err, ERR_MEMORY, "no memory for %d runs", (int)n_runs);
-    bool ok = true;
-    for (int32_t i = -1; i < n_runs && ok; ++i) { // run -1 warms up
-        const struct bench_run run = {
-            .n_requests = 1, .n_prompt = config->prompt_tokens, .n_new = 1, .seed = (uint64_t)(i + 1)};
-        struct bench_times times;
-        ok = bench_measure(engine, &run, &times, err);
-        if (ok && i >= 0) seconds[i] = times.first_token_s;
-    }
-    if (ok) report->prefill_tokens_per_s = config->prompt_tokens / bench_median(seconds, n_runs);
-    free(seconds);
-    return ok;
+static bool measure_once(const struct target *target, const struct bench_run *run, struct bench_times *times,
+                         struct error *err) {
+    if (target->engine != NULL) return bench_measure(target->engine, run, times, err);
+    return bench_http_measure(target->http, run, times, err);
 }
 
 static int compare_steps(const void *left, const void *right) {
@@ -62,77 +29,117 @@ static int compare_steps(const void *left, const void *right) {
     return (a > b) - (a < b);
 }
 
-/* The run with the median step of all repeats. */
-static bool measure_decode(struct engine *engine, struct report *report, int32_t batch, struct error *err) {
-    const struct config *config = report->config;
-    struct bench_times *times = calloc((size_t)config->repeat, sizeof *times);
-    if (times == NULL) return fail(err, ERR_MEMORY, "no memory for %d runs", (int)config->repeat);
+static int compare_totals(const void *left, const void *right) {
+    double a = ((const struct bench_times *)left)->total_s, b = ((const struct bench_times *)right)->total_s;
+    return (a > b) - (a < b);
+}
+
+/* The run that is the median by compare, with the median total of all; each gets a seed of its own. */
+static bool measure_median(const struct target *target, const struct bench_run *run, int32_t n_runs,
+                           int (*compare)(const void *, const void *), struct bench_times *median, struct error *err) {
+    struct bench_times *times = calloc((size_t)n_runs, sizeof *times);
+    if (times == NULL) return fail(err, ERR_MEMORY, "no memory for %d runs", (int)n_runs);
     bool ok = true;
-    for (int32_t i = 0; i < config->repeat && ok; ++i) {
-        const struct bench_run run = {.n_requests = batch,
-                                      .n_prompt = config->prompt_tokens,
-                                      .n_new = config->new_tokens,
-                                      .seed = (uint64_t)batch * 1000003 + (uint64_t)i};
-        ok = bench_measure(engine, &run, &times[i], err);
+    for (int32_t i = 0; i < n_runs && ok; ++i) {
+        struct bench_run seeded = *run;
+        seeded.seed = run->seed + (uint64_t)i;
+        ok = measure_once(target, &seeded, &times[i], err);
     }
     if (ok) {
-        qsort(times, (size_t)config->repeat, sizeof *times, compare_steps);
-        report->decode[report->n_decode++] = (struct decode_result){.batch = batch, .times = times[config->repeat / 2]};
+        qsort(times, (size_t)n_runs, sizeof *times, compare_totals);
+        double total_s = times[n_runs / 2].total_s;
+        qsort(times, (size_t)n_runs, sizeof *times, compare);
+        *median = times[n_runs / 2];
+        median->total_s = total_s;
     }
     free(times);
     return ok;
 }
 
-static bool measure(struct engine *engine, struct report *report, struct error *err) {
+static struct bench_run run_of(const struct config *config, int32_t n_requests, int32_t n_prompt, int32_t n_new) {
+    return (struct bench_run){
+        .n_requests = n_requests,
+        .prompt = {n_prompt, n_prompt},
+        .output = {n_new, n_new},
+        .sampling = {.temperature = (float)config->temperature, .top_p = (float)config->top_p, .top_k = config->top_k},
+        .seed = ((uint64_t)n_requests << 32) + (uint64_t)n_prompt * 1000003 + (uint64_t)n_new,
+    };
+}
+
+static bool measure_prefill(const struct target *target, struct bench_report *report, int32_t n_prompt,
+                            struct error *err) {
+    struct bench_run run = run_of(report->config, 1, n_prompt, 1);
+    int32_t n_runs = report->config->repeat > MIN_PREFILL_RUNS ? report->config->repeat : MIN_PREFILL_RUNS;
+    struct bench_times times;
+    if (!measure_once(target, &run, &times, err)) return false; // warms up
+    run.seed ^= UINT64_C(1) << 63;
+    if (!measure_median(target, &run, n_runs, compare_totals, &times, err)) return false;
+    report->prefill[report->n_prefill++] =
+        (struct bench_prefill){.n_prompt = n_prompt, .first_token_s = times.first_token_s};
+    return true;
+}
+
+static bool measure_decode(const struct target *target, struct bench_report *report, int32_t n_prompt, int32_t batch,
+                           struct error *err) {
     const struct config *config = report->config;
-    if (!measure_bandwidth(engine, report, err) || !measure_prefill(engine, report, err)) return false;
-    for (int32_t i = 0; i < config->batch.count && config->new_tokens > 1; ++i) {
-        if (!measure_decode(engine, report, config->batch.values[i], err)) return false;
+    const struct bench_run run = run_of(config, batch, n_prompt, config->new_tokens);
+    struct bench_decode *decode = &report->decode[report->n_decode++];
+    *decode = (struct bench_decode){.n_prompt = n_prompt, .batch = batch};
+    bool alone = target->engine != NULL;
+    if (!measure_median(target, &run, config->repeat, alone ? compare_steps : compare_totals, &decode->times, err)) {
+        return false;
     }
-    if (!measure_bandwidth(engine, report, err)) return false;
-    for (int32_t i = 0; i < report->n_decode; ++i) {
-        struct decode_result *decode = &report->decode[i];
-        double kv_bytes = decode->times.mean_kv_tokens * (double)report->info->kv_token_bytes * decode->batch;
-        decode->floor_s = (step_weight_bytes(report->info) + kv_bytes) / report->bandwidth;
+    if (!alone || decode->times.n_steps > 0) return true;
+    return fail_param(err, ERR_INVALID, "new-tokens",
+                      "--new-tokens %d is too few: the first of %d requests had ended before the last one began",
+                      (int)config->new_tokens, (int)batch);
+}
+
+static bool measure_steps(const struct target *target, struct bench_report *report, struct error *err) {
+    const struct config *config = report->config;
+    for (int32_t p = 0; p < config->prompt_tokens.count; ++p) {
+        int32_t n_prompt = config->prompt_tokens.values[p];
+        int32_t n_batches = p == 0 ? config->batch.count : 1;
+        if (!measure_prefill(target, report, n_prompt, err)) return false;
+        for (int32_t b = 0; b < n_batches && config->new_tokens > 1; ++b) {
+            if (!measure_decode(target, report, n_prompt, config->batch.values[b], err)) return false;
+        }
     }
     return true;
 }
 
-static const char *model_of(const struct config *config) {
-    return config->shape[0] != '\0' ? config->shape : config->model;
+static bool measure_mixed(const struct target *target, struct bench_report *report, struct error *err) {
+    const struct config *config = report->config;
+    struct bench_run run = run_of(config, config->requests, 1, 1);
+    run.prompt = (struct bench_range){config->prompt_range.values[0], config->prompt_range.values[1]};
+    run.output = (struct bench_range){config->output_range.values[0], config->output_range.values[1]};
+    return measure_median(target, &run, config->repeat, compare_totals, &report->mixed, err);
 }
 
-static void print_text(const struct report *report) {
-    const struct config *config = report->config;
-    printf("model      %s, %.3f GB of weights\n", model_of(config), (double)report->info->weights_bytes / 1e9);
-    printf("device     %s: %s\n", report->info->backend, report->info->device);
-    printf("bandwidth  %.1f GB/s, measured in this run\n", report->bandwidth / 1e9);
-    printf("prefill    %.1f tok/s, one prompt of %d tokens\n\n", report->prefill_tokens_per_s,
-           (int)config->prompt_tokens);
-    printf("%6s %10s %12s %10s %9s\n", "batch", "step ms", "tok/s", "floor ms", "of floor");
-    for (int32_t i = 0; i < report->n_decode; ++i) {
-        const struct decode_result *decode = &report->decode[i];
-        printf("%6d %10.3f %12.1f %10.3f %8.1f%%\n", (int)decode->batch, decode->times.step_s * 1e3,
-               decode->times.tokens_per_s, decode->floor_s * 1e3, 100 * decode->floor_s / decode->times.step_s);
-    }
+static bool measure(const struct target *target, struct bench_report *report, struct error *err) {
+    if (report->config->workload == CONFIG_WORKLOAD_MIXED) return measure_mixed(target, report, err);
+    return measure_steps(target, report, err);
 }
 
-static void print_json(const struct report *report) {
-    const struct config *config = report->config;
-    printf("{\"version\": \"%s\", \"model\": \"%s\", \"weights_bytes\": %zu, \"backend\": \"%s\", \"fused\": %s, "
-           "\"bandwidth_bytes_per_s\": %.0f, \"prompt_tokens\": %d, \"new_tokens\": %d, "
-           "\"prefill_tokens_per_s\": %.3f, \"decode\": [",
-           QUERN_VERSION, model_of(config), report->info->weights_bytes, report->info->backend,
-           config->fused ? "true" : "false", report->bandwidth, (int)config->prompt_tokens, (int)config->new_tokens,
-           report->prefill_tokens_per_s);
-    for (int32_t i = 0; i < report->n_decode; ++i) {
-        const struct decode_result *decode = &report->decode[i];
-        printf("%s{\"batch\": %d, \"step_ms\": %.6f, \"tokens_per_s\": %.3f, \"floor_ms\": %.6f, "
-               "\"share_of_floor\": %.4f, \"n_steps\": %d}",
-               i > 0 ? ", " : "", (int)decode->batch, decode->times.step_s * 1e3, decode->times.tokens_per_s,
-               decode->floor_s * 1e3, decode->floor_s / decode->times.step_s, (int)decode->times.n_steps);
+static bool measure_bandwidth(struct engine *engine, struct bench_report *report, struct error *err) {
+    double bandwidth;
+    if (!engine_measure_bandwidth(engine, &bandwidth, err)) return false;
+    report->bandwidth = bandwidth > report->bandwidth ? bandwidth : report->bandwidth;
+    return true;
+}
+
+static void add_floors(struct bench_report *report) {
+    const struct model_shape *shape = &report->info->model.shape;
+    double weights = bench_floor_weight_bytes(shape), kv_token = (double)report->info->kv_token_bytes;
+    for (int32_t i = 0; i < report->n_prefill; ++i) {
+        report->prefill[i].operations = bench_floor_prompt_operations(shape, report->prefill[i].n_prompt);
     }
-    printf("]}\n");
+    for (int32_t i = 0; i < report->n_decode; ++i) {
+        struct bench_decode *decode = &report->decode[i];
+        decode->floor_s = (weights + decode->times.step_kv_tokens * kv_token) / report->bandwidth;
+    }
+    const struct bench_times *mixed = &report->mixed;
+    report->mixed_floor_s = (weights * mixed->n_longest + (double)mixed->kv_tokens * kv_token) / report->bandwidth;
 }
 
 static int32_t largest(const struct config_numbers *numbers) {
@@ -141,7 +148,40 @@ static int32_t largest(const struct config_numbers *numbers) {
     return most;
 }
 
+/* Room for what will be run, and no more. */
+static void size_engine(const struct config *config, struct engine_options *options) {
+    bool mixed = config->workload == CONFIG_WORKLOAD_MIXED;
+    options->max_seqs = mixed ? config->requests : largest(&config->batch);
+    options->max_queue = options->max_seqs;
+    options->max_model_len = mixed ? largest(&config->prompt_range) + largest(&config->output_range)
+                                   : largest(&config->prompt_tokens) + config->new_tokens;
+    options->prefix_cache = false;
+}
+
+static bool bench_engine(const struct engine_options *options, struct bench_report *report, struct error *err) {
+    struct target target = {.engine = engine_create(options, err)};
+    if (target.engine == NULL) return false;
+    report->info = engine_info(target.engine);
+    bool ok = measure_bandwidth(target.engine, report, err) && measure(&target, report, err) &&
+              measure_bandwidth(target.engine, report, err);
+    if (ok) add_floors(report);
+    ok = ok && bench_report_print(report, stdout, err);
+    engine_destroy(target.engine);
+    return ok;
+}
+
+static bool bench_server(const struct config *config, struct bench_report *report, struct error *err) {
+    struct target target = {.http = bench_http_create(config->url, err)};
+    if (target.http == NULL) return false;
+    bool ok = measure(&target, report, err);
+    ok = ok && bench_report_print(report, stdout, err);
+    bench_http_destroy(target.http);
+    return ok;
+}
+
 bool bench(const struct config *config, const struct backend_ops *ops, struct log *log, struct error *err) {
+    struct bench_report report = {.config = config};
+    if (config->url[0] != '\0') return bench_server(config, &report, err);
     char config_file[PATH_MAX];
     snprintf(config_file, sizeof config_file, "%s/%s.json", config->shapes, config->shape);
     struct engine_options options = engine_setup_options(config, ops, log);
@@ -149,16 +189,6 @@ bool bench(const struct config *config, const struct backend_ops *ops, struct lo
         options.config_file = config_file;
         options.dummy_weights = true;
     }
-    options.max_seqs = largest(&config->batch);
-    options.max_queue = options.max_seqs;
-    options.max_model_len = config->prompt_tokens + config->new_tokens;
-    options.prefix_cache = false;
-    struct engine *engine = engine_create(&options, err);
-    if (engine == NULL) return false;
-    struct report report = {.config = config, .info = engine_info(engine)};
-    bool ok = measure(engine, &report, err);
-    if (ok && config->output == CONFIG_OUTPUT_JSON) print_json(&report);
-    if (ok && config->output == CONFIG_OUTPUT_TEXT) print_text(&report);
-    engine_destroy(engine);
-    return ok;
+    size_engine(config, &options);
+    return bench_engine(&options, &report, err);
 }

@@ -2,20 +2,22 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct recorder; // all requests of a run
 
 struct recorded {
     struct recorder *recorder;
+    int32_t n_prompt;
+    int32_t n_new;
     int64_t *token_ns; // [n_new] when each token came
     int32_t n_tokens;
 };
 
 struct recorder {
     const struct bench_run *run;
-    int64_t *token_ns;         // [n_requests][n_new], owned
-    int32_t *prompt;           // [n_prompt], owned
+    int64_t began_ns;
+    int64_t *token_ns;         // of all requests, owned
+    int32_t *prompt;           // [run->prompt.most], owned
     struct recorded *requests; // [n_requests], owned
     pthread_mutex_t lock;
     pthread_cond_t finished;
@@ -28,7 +30,7 @@ static void listen(void *user, const struct engine_event *event) {
     struct recorded *request = user;
     struct recorder *recorder = request->recorder;
     if (event->kind == ENGINE_TOKEN) {
-        if (request->n_tokens < recorder->run->n_new) request->token_ns[request->n_tokens++] = engine_now_ns();
+        if (request->n_tokens < request->n_new) request->token_ns[request->n_tokens++] = engine_now_ns();
         return;
     }
     pthread_mutex_lock(&recorder->lock);
@@ -37,7 +39,7 @@ static void listen(void *user, const struct engine_event *event) {
     pthread_mutex_unlock(&recorder->lock);
 }
 
-/* SplitMix64 (Steele, Lea and Flood, 2014). */
+/* Steele, Lea and Flood, 2014. */
 static uint64_t next_random(uint64_t *state) {
     uint64_t x = *state += 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -45,22 +47,59 @@ static uint64_t next_random(uint64_t *state) {
     return x ^ (x >> 31);
 }
 
+int32_t bench_draw(struct bench_range range, uint64_t *random) {
+    return range.least + (int32_t)(next_random(random) % (uint64_t)(range.most - range.least + 1));
+}
+
+void bench_draw_tokens(int32_t *tokens, int32_t n_tokens, int32_t vocab, uint64_t *random) {
+    for (int32_t i = 0; i < n_tokens; ++i) tokens[i] = (int32_t)(next_random(random) % (uint64_t)vocab);
+}
+
+/* The lengths of all requests, so that those of one seed are the same whatever the prompts are. */
+static bool recorder_init(struct recorder *recorder, const struct bench_run *run, uint64_t *random, struct error *err) {
+    *recorder = (struct recorder){.run = run, .n_unfinished = run->n_requests};
+    pthread_mutex_init(&recorder->lock, NULL);
+    pthread_cond_init(&recorder->finished, NULL);
+    recorder->token_ns = calloc((size_t)run->n_requests * (size_t)run->output.most, sizeof *recorder->token_ns);
+    recorder->prompt = calloc((size_t)run->prompt.most, sizeof *recorder->prompt);
+    recorder->requests = calloc((size_t)run->n_requests, sizeof *recorder->requests);
+    if (recorder->token_ns == NULL || recorder->prompt == NULL || recorder->requests == NULL) {
+        return fail(err, ERR_MEMORY, "no memory for the times of %d requests", (int)run->n_requests);
+    }
+    for (int32_t i = 0; i < run->n_requests; ++i) {
+        recorder->requests[i] = (struct recorded){
+            .recorder = recorder,
+            .n_prompt = bench_draw(run->prompt, random),
+            .n_new = bench_draw(run->output, random),
+            .token_ns = recorder->token_ns + (size_t)i * (size_t)run->output.most,
+        };
+    }
+    return true;
+}
+
+static void recorder_finish(struct recorder *recorder) {
+    pthread_cond_destroy(&recorder->finished);
+    pthread_mutex_destroy(&recorder->lock);
+    free(recorder->token_ns);
+    free(recorder->prompt);
+    free(recorder->requests);
+}
+
 static bool submit(struct engine *engine, struct recorder *recorder, int32_t index, uint64_t *random,
                    struct error *err) {
     const struct bench_run *run = recorder->run;
     struct recorded *recorded = &recorder->requests[index];
-    *recorded = (struct recorded){.recorder = recorder, .token_ns = recorder->token_ns + (size_t)index * run->n_new};
-    uint64_t vocab = (uint64_t)engine_info(engine)->model.shape.vocab;
-    for (int32_t i = 0; i < run->n_prompt; ++i) recorder->prompt[i] = (int32_t)(next_random(random) % vocab);
-    const struct engine_request request = {
+    bench_draw_tokens(recorder->prompt, recorded->n_prompt, engine_info(engine)->model.shape.vocab, random);
+    struct engine_request request = {
         .prompt = recorder->prompt,
-        .n_prompt = run->n_prompt,
-        .max_new_tokens = run->n_new,
-        .sampling = {.temperature = 0, .top_p = 1},
+        .n_prompt = recorded->n_prompt,
+        .max_new_tokens = recorded->n_new,
+        .sampling = run->sampling,
         .ignore_eos = true,
         .listener = listen,
         .user = recorded,
     };
+    request.sampling.seed = next_random(random);
     uint64_t id;
     if (engine_submit(engine, &request, &id, err)) return true;
     pthread_mutex_lock(&recorder->lock);
@@ -70,11 +109,11 @@ static bool submit(struct engine *engine, struct recorder *recorder, int32_t ind
 }
 
 /* Also on failure waits for what was submitted: its listener points into the recorder. */
-static bool run_all(struct engine *engine, struct recorder *recorder, struct error *err) {
-    uint64_t random = recorder->run->seed;
+static bool run_all(struct engine *engine, struct recorder *recorder, uint64_t *random, struct error *err) {
     bool submitted = true;
+    recorder->began_ns = engine_now_ns();
     for (int32_t i = 0; i < recorder->run->n_requests && submitted; ++i) {
-        submitted = submit(engine, recorder, i, &random, err);
+        submitted = submit(engine, recorder, i, random, err);
     }
     pthread_mutex_lock(&recorder->lock);
     while (recorder->n_unfinished > 0) pthread_cond_wait(&recorder->finished, &recorder->lock);
@@ -94,56 +133,68 @@ double bench_median(double *values, int32_t count) {
     return count % 2 == 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* The phase in which all decode: from the first token of the last to begin to the last token of the first to end. */
-static bool evaluate(const struct recorder *recorder, int64_t began_ns, double *steps, struct bench_times *times,
-                     struct error *err) {
+/* What the requests saw in the decode steps that ended after from_ns and not after to_ns. The step of token j, counted
+ * from 0, sees the prompt and the j tokens before it. */
+static int64_t kv_tokens_between(const struct recorder *recorder, int64_t from_ns, int64_t to_ns) {
+    int64_t sum = 0;
+    for (int32_t i = 0; i < recorder->run->n_requests; ++i) {
+        const struct recorded *request = &recorder->requests[i];
+        for (int32_t j = 1; j < request->n_tokens; ++j) {
+            if (request->token_ns[j] > from_ns && request->token_ns[j] <= to_ns) sum += request->n_prompt + j;
+        }
+    }
+    return sum;
+}
+
+static bool evaluate_whole(const struct recorder *recorder, struct bench_times *times, struct error *err) {
+    int64_t first_ns = 0, last_ns = 0;
+    *times = (struct bench_times){0};
+    for (int32_t i = 0; i < recorder->run->n_requests; ++i) {
+        const struct recorded *request = &recorder->requests[i];
+        if (request->n_tokens < request->n_new) return fail(err, ERR_INTERNAL, "a request ended before its last token");
+        int64_t end_ns = request->token_ns[request->n_new - 1];
+        if (request->token_ns[0] > first_ns) first_ns = request->token_ns[0];
+        if (end_ns > last_ns) last_ns = end_ns;
+        if (request->n_new > times->n_longest) times->n_longest = request->n_new;
+        times->n_tokens += request->n_new;
+    }
+    times->first_token_s = (double)(first_ns - recorder->began_ns) / 1e9;
+    times->total_s = (double)(last_ns - recorder->began_ns) / 1e9;
+    times->kv_tokens = kv_tokens_between(recorder, recorder->began_ns, last_ns);
+    return true;
+}
+
+/* The phase in which all decode: from the first token of the last to begin to the last token of the first to end.
+ * Tokens of one step come microseconds apart, so the latest one's own clock counts the steps. */
+static bool evaluate_phase(const struct recorder *recorder, struct bench_times *times, struct error *err) {
     const struct bench_run *run = recorder->run;
-    int32_t last = run->n_new - 1;
     const struct recorded *latest = &recorder->requests[0];
     int64_t end_ns = INT64_MAX;
     for (int32_t i = 0; i < run->n_requests; ++i) {
         const struct recorded *request = &recorder->requests[i];
-        if (request->n_tokens < run->n_new) return fail(err, ERR_INTERNAL, "a request ended before its last token");
         if (request->token_ns[0] > latest->token_ns[0]) latest = request;
-        if (request->token_ns[last] < end_ns) end_ns = request->token_ns[last];
+        if (request->token_ns[request->n_new - 1] < end_ns) end_ns = request->token_ns[request->n_new - 1];
     }
-    *times = (struct bench_times){.first_token_s = (double)(latest->token_ns[0] - began_ns) / 1e9};
-    if (run->n_new == 1) return true;
-    // Tokens of one step come microseconds apart: the phase ends with the first to end, so the latest one's own clock
-    // counts its steps.
-    while (times->n_steps < last && latest->token_ns[times->n_steps] < end_ns) {
-        const int64_t *at = &latest->token_ns[times->n_steps];
-        steps[times->n_steps++] = (double)(at[1] - at[0]) / 1e9;
+    double *steps = calloc((size_t)latest->n_new, sizeof *steps);
+    if (steps == NULL) return fail(err, ERR_MEMORY, "no memory for the times of %d steps", (int)latest->n_new);
+    const int64_t *at = latest->token_ns;
+    int32_t n = 0;
+    for (; n < latest->n_new - 1 && at[n] < end_ns; ++n) steps[n] = (double)(at[n + 1] - at[n]) / 1e9;
+    if (n > 0) {
+        times->n_steps = n;
+        times->step_s = bench_median(steps, n);
+        times->tokens_per_s = (double)n * run->n_requests / ((double)(at[n] - at[0]) / 1e9);
+        times->step_kv_tokens = (double)kv_tokens_between(recorder, at[0], at[n]) / n;
     }
-    if (times->n_steps == 0) {
-        return fail_param(err, ERR_INVALID, "new-tokens",
-                          "--new-tokens %d is too few: the first of %d requests had ended before the last one began",
-                          (int)run->n_new, (int)run->n_requests);
-    }
-    double seconds = (double)(latest->token_ns[times->n_steps] - latest->token_ns[0]) / 1e9;
-    times->tokens_per_s = (double)times->n_steps * run->n_requests / seconds;
-    times->mean_kv_tokens = (double)run->n_prompt + run->n_new - (double)times->n_steps / 2;
-    times->step_s = bench_median(steps, times->n_steps);
+    free(steps);
     return true;
 }
 
 bool bench_measure(struct engine *engine, const struct bench_run *run, struct bench_times *times, struct error *err) {
-    struct recorder recorder = {.run = run, .n_unfinished = run->n_requests};
-    recorder.token_ns = calloc((size_t)run->n_requests * (size_t)run->n_new, sizeof *recorder.token_ns);
-    recorder.prompt = calloc((size_t)run->n_prompt, sizeof *recorder.prompt);
-    recorder.requests = calloc((size_t)run->n_requests, sizeof *recorder.requests);
-    double *steps = calloc((size_t)run->n_new, sizeof *steps);
-    pthread_mutex_init(&recorder.lock, NULL);
-    pthread_cond_init(&recorder.finished, NULL);
-    bool ok = recorder.token_ns != NULL && recorder.prompt != NULL && recorder.requests != NULL && steps != NULL;
-    int64_t began_ns = engine_now_ns();
-    ok = ok ? run_all(engine, &recorder, err) && evaluate(&recorder, began_ns, steps, times, err)
-            : fail(err, ERR_MEMORY, "no memory for the times of %d requests", (int)run->n_requests);
-    pthread_cond_destroy(&recorder.finished);
-    pthread_mutex_destroy(&recorder.lock);
-    free(recorder.token_ns);
-    free(recorder.prompt);
-    free(recorder.requests);
-    free(steps);
+    struct recorder recorder;
+    uint64_t random = run->seed;
+    bool ok = recorder_init(&recorder, run, &random, err) && run_all(engine, &recorder, &random, err) &&
+              evaluate_whole(&recorder, times, err) && evaluate_phase(&recorder, times, err);
+    recorder_finish(&recorder);
     return ok;
 }

@@ -36,6 +36,7 @@ static const struct backend_ops *choose_backend(const struct config *config, str
 #endif
 
 static bool run_bench(const struct config *config, struct log *log, struct error *err) {
+    if (config->url[0] != '\0') return bench(config, NULL, log, err);
     const struct backend_ops *ops = choose_backend(config, err);
     return ops != NULL && bench(config, ops, log, err);
 }

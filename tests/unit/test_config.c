@@ -142,8 +142,13 @@ static void test_bench(void **state) {
     assert_int_equal(config.batch.values[0], 1);
     assert_int_equal(config.batch.values[1], 2);
     assert_int_equal(config.batch.values[2], 256);
-    assert_int_equal(config.prompt_tokens, 128);
+    assert_int_equal(config.prompt_tokens.count, 1);
+    assert_int_equal(config.prompt_tokens.values[0], 128);
     assert_int_equal(config.new_tokens, 32);
+    assert_int_equal(config.workload, CONFIG_WORKLOAD_STEPS);
+    assert_int_equal(config.prompt_range.values[0], 100);
+    assert_int_equal(config.prompt_range.values[1], 1024);
+    assert_true(config.temperature == 0 && config.top_p == 1);
     assert_int_equal(config.output, CONFIG_OUTPUT_JSON);
     assert_int_equal(config.device, CONFIG_DEVICE_CPU);
     config_finish(&config);
@@ -183,7 +188,7 @@ static const struct {
     {"serve --prot 80", "prot", "unknown option --prot", "did you mean --port?"},
     {"serve --max-seq 4", "max-seq", "unknown option --max-seq", "did you mean --max-seqs?"},
     {"serve --max_seqs 4", "max_seqs", "unknown option --max_seqs", "did you mean --max-seqs?"},
-    {"serve --temperature 1", "temperature", "unknown option --temperature", "quern --help lists"},
+    {"serve --beams 1", "beams", "unknown option --beams", "quern --help lists"},
     {"serve --", "", "unknown option --", ""},
     {"serve --port", "port", "--port", "must follow"},
     {"serve --port --host x", "port", "--port", "must follow"},
@@ -218,6 +223,10 @@ static const struct {
     {"serve --host ''", "host", "--host: 0 bytes long", "1 to 255"},
     {"serve --batch 1", "batch", "an option of quern bench", "not of quern serve"},
     {"bench --port 80", "port", "an option of quern serve", "not of quern bench"},
+    {"bench --prompt-range 5", "prompt-range", "two numbers", "the least and the most"},
+    {"bench --output-range 9,8", "output-range", "two numbers", "the least and the most"},
+    {"bench --output-range 1,2,3", "output-range", "two numbers", "the least and the most"},
+    {"bench --workload all", "workload", "\"all\" is unknown", "steps|mixed"},
     {"bench --batch 1,,2", "batch", "\"\" is not a whole number", "1 to 1024"},
     {"bench --batch 1,0", "batch", "0 is out of range", "1 to 1024"},
     {"bench --batch 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "batch", "more than 16 numbers", ""},
