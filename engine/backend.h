@@ -38,6 +38,7 @@ struct backend_ops {
     enum dtype kv_dtype;
     int32_t default_batch_tokens; // rows of one step when the user does not say
     size_t default_kv_bytes;      // likewise for the KV pool; 0: what is left of the memory share
+    bool host_writable;           // the host may write what alloc gives, before the first op
 
     /* The device and its memory. destroy and free take NULL. copies are ordered with the ops. */
     struct device *(*device_create)(const struct device_options *options, struct error *err);

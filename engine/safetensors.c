@@ -20,7 +20,9 @@
 #define MAX_INTEGER      9007199254740992.0   // 2^53: cJSON keeps numbers as double
 
 struct safetensors {
-    void *mapping; // owned
+    char *path;     // owned
+    int descriptor; // owned
+    void *mapping;  // owned
     size_t mapping_bytes;
     cJSON *header;              // owned; holds the names
     struct safetensor *tensors; // [count], owned, sorted by name
@@ -29,6 +31,7 @@ struct safetensors {
 
 /* What the checks of one file share. */
 struct reader {
+    const struct safetensors *file;
     const char *path;
     const unsigned char *data; // after the header
     uint64_t data_bytes;
@@ -91,7 +94,7 @@ static bool read_type(const struct reader *reader, const cJSON *entry, struct sa
 }
 
 static bool read_tensor(const struct reader *reader, const cJSON *entry, struct safetensor *tensor) {
-    *tensor = (struct safetensor){.name = entry->string};
+    *tensor = (struct safetensor){.file = reader->file, .name = entry->string};
     uint64_t bits = 0, begin, end;
     if (!read_type(reader, entry, tensor, &bits)) return false;
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
@@ -189,6 +192,7 @@ static bool read_header(struct safetensors *file, const char *path, struct error
     free(text);
     if (!file->header) return false;
     struct reader reader = {
+        .file = file,
         .path = path,
         .data = bytes + LENGTH_BYTES + length,
         .data_bytes = available - length,
@@ -198,35 +202,32 @@ static bool read_header(struct safetensors *file, const char *path, struct error
 }
 
 static bool map_file(struct safetensors *file, const char *path, struct error *err) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not to wait for the writer of a FIFO
-    if (descriptor < 0) {
+    file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not to wait for the writer of a FIFO
+    if (file->descriptor < 0) {
         return fail(err, errno == ENOENT || errno == ENOTDIR ? ERR_NOT_FOUND : ERR_IO, "%s: %s", path, strerror(errno));
     }
     struct stat status;
-    bool ok = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    if (!ok) {
-        fail(err, ERR_IO, "%s: not a regular file", path);
-    } else if (status.st_size < LENGTH_BYTES) {
-        ok = fail(err, ERR_INVALID, "%s: %lld bytes are too few for a safetensors file", path,
-                  (long long)status.st_size);
-    } else {
-        file->mapping_bytes = (size_t)status.st_size;
-        void *mapping = mmap(NULL, file->mapping_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (mapping == MAP_FAILED) {
-            ok = fail(err, ERR_IO, "%s: cannot map: %s", path, strerror(errno));
-        } else {
-            file->mapping = mapping;
-            madvise(mapping, file->mapping_bytes, MADV_SEQUENTIAL); // only a hint
-        }
+    if (fstat(file->descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+        return fail(err, ERR_IO, "%s: not a regular file", path);
     }
-    close(descriptor);
-    return ok;
+    if (status.st_size < LENGTH_BYTES) {
+        return fail(err, ERR_INVALID, "%s: %lld bytes are too few for a safetensors file", path,
+                    (long long)status.st_size);
+    }
+    file->mapping_bytes = (size_t)status.st_size;
+    void *mapping = mmap(NULL, file->mapping_bytes, PROT_READ, MAP_PRIVATE, file->descriptor, 0);
+    if (mapping == MAP_FAILED) return fail(err, ERR_IO, "%s: cannot map: %s", path, strerror(errno));
+    file->mapping = mapping;
+    return true;
 }
 
 struct safetensors *safetensors_open(const char *path, struct error *err) {
     struct safetensors *file = calloc(1, sizeof *file);
-    if (!file) {
+    if (file) file->descriptor = -1;
+    if (file) file->path = strdup(path);
+    if (!file || !file->path) {
         fail(err, ERR_MEMORY, "%s: no memory", path);
+        safetensors_close(file);
         return NULL;
     }
     if (!map_file(file, path, err) || !read_header(file, path, err)) {
@@ -239,6 +240,8 @@ struct safetensors *safetensors_open(const char *path, struct error *err) {
 void safetensors_close(struct safetensors *file) {
     if (!file) return;
     if (file->mapping) munmap(file->mapping, file->mapping_bytes);
+    if (file->descriptor >= 0) close(file->descriptor);
+    free(file->path);
     cJSON_Delete(file->header);
     free(file->tensors);
     free(file);
@@ -256,4 +259,21 @@ const struct safetensor *safetensors_at(const struct safetensors *file, size_t i
 const struct safetensor *safetensors_find(const struct safetensors *file, const char *name) {
     struct safetensor key = {.name = name};
     return file->count > 0 ? bsearch(&key, file->tensors, file->count, sizeof key, by_name) : NULL;
+}
+
+bool safetensor_read(const struct safetensor *tensor, size_t first, size_t n_bytes, void *to, struct error *err) {
+    const struct safetensors *file = tensor->file;
+    assert(first <= tensor->bytes && n_bytes <= tensor->bytes - first);
+    size_t start = (size_t)((const char *)tensor->data - (const char *)file->mapping) + first;
+    for (size_t done = 0; done < n_bytes;) {
+        ssize_t n = pread(file->descriptor, (char *)to + done, n_bytes - done, (off_t)(start + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail(err, ERR_IO, "%s: cannot read tensor %s: %s", file->path, tensor->name, strerror(errno));
+        if (n == 0) {
+            return fail(err, ERR_IO, "%s: tensor %s ends at byte %zu of the file: it was cut while it was read",
+                        file->path, tensor->name, start + done);
+        }
+        done += (size_t)n;
+    }
+    return true;
 }

@@ -4,6 +4,7 @@
 #include "engine/checkpoint.h"
 #include "engine/dummy_weights.h"
 #include "engine/log.h"
+#include "engine/upload.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,10 +12,10 @@
 #include <string.h>
 #include <time.h>
 
-#define ALIGNMENT     256 // bytes, of each tensor
-#define STAGING_BYTES ((size_t)16 << 20)
-#define PROGRESS_NS   100000000 // between two lines
-#define GB            1e9
+#define ALIGNMENT       256       // bytes, of each tensor
+#define CONVERTED_COUNT 16384     // elements converted at once: 64 KiB of stack
+#define PROGRESS_NS     100000000 // between two lines
+#define GB              1e9
 
 enum size { ONE, HIDDEN, Q_COLUMNS, KV_COLUMNS, HEAD_DIM, INTERMEDIATE, VOCAB, N_SIZES };
 
@@ -60,6 +61,7 @@ struct part {
     size_t field;                    // or JOINED
     size_t offset;                   // bytes from weights.data
     const struct safetensor *tensor; // borrowed from the checkpoint; NULL: dummy
+    enum dtype dtype;                // of the tensor
 };
 
 struct layout {
@@ -152,7 +154,6 @@ static bool parse_dtype(const char *name, enum dtype *dtype) {
 
 static bool resolve_part(struct part *part, const struct checkpoint *checkpoint, struct error *err) {
     const char *path;
-    enum dtype dtype;
     part->tensor = checkpoint_find(checkpoint, part->name, &path, err);
     if (!part->tensor) return false;
     if (!has_shape(part->tensor, part)) {
@@ -162,7 +163,7 @@ static bool resolve_part(struct part *part, const struct checkpoint *checkpoint,
         return fail(err, ERR_INVALID, "%s: tensor %s has the shape %s, the config asks for %s", path, part->name, found,
                     expected);
     }
-    if (!parse_dtype(part->tensor->dtype_name, &dtype)) {
+    if (!parse_dtype(part->tensor->dtype_name, &part->dtype)) {
         return fail(err, ERR_INVALID, "%s: tensor %s has the dtype %s; BF16, F16 and F32 are supported", path,
                     part->name, part->tensor->dtype_name);
     }
@@ -192,12 +193,9 @@ static void warn_of_unused(const struct layout *layout, const struct checkpoint 
     if (n_unused > 0) log_message(log, LOG_WARN, "the weights hold %d unused tensors, first %s", n_unused, first);
 }
 
-/* Moves all parts to the device through two staging buffers, so that one is filled while the other is copied. */
-struct uploader {
+struct loading {
     const struct weights_source *source; // borrowed
-    char *device_data;                   // borrowed: weights.data
-    char *staging;                       // owned, [2][STAGING_BYTES]
-    int32_t next;                        // which of the two
+    const struct layout *layout;         // borrowed
     size_t total_bytes;
     size_t done_bytes;
     int64_t start_ns;
@@ -210,81 +208,84 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void report(struct uploader *uploader, bool done) {
+static void report(struct loading *loading, bool done) {
     int64_t now = now_ns();
-    if (!done && now - uploader->reported_ns < PROGRESS_NS) return;
-    uploader->reported_ns = now;
-    double bytes = (double)uploader->done_bytes;
-    double seconds = (double)(now - uploader->start_ns) * 1e-9;
-    log_progress(uploader->source->log, done, "%s: %.2f of %.2f GB, %.2f GB/s, %.0f %%",
-                 uploader->source->folder ? "weights" : "dummy weights", bytes / GB, (double)uploader->total_bytes / GB,
-                 seconds > 0 ? bytes / GB / seconds : 0, 100 * bytes / (double)uploader->total_bytes);
+    if (!done && now - loading->reported_ns < PROGRESS_NS) return;
+    loading->reported_ns = now;
+    double bytes = (double)loading->done_bytes;
+    double seconds = (double)(now - loading->start_ns) * 1e-9;
+    log_progress(loading->source->log, done, "%s: %.2f of %.2f GB, %.2f GB/s, %.0f %%",
+                 loading->source->folder ? "weights" : "dummy weights", bytes / GB, (double)loading->total_bytes / GB,
+                 seconds > 0 ? bytes / GB / seconds : 0, 100 * bytes / (double)loading->total_bytes);
 }
 
-static void fill_from_tensor(uint16_t *to, const struct safetensor *tensor, size_t first, size_t count) {
-    enum dtype dtype = DTYPE_BF16;
-    parse_dtype(tensor->dtype_name, &dtype);
-    const char *from = (const char *)tensor->data + first * dtype_bytes(dtype);
-    if (dtype == DTYPE_BF16) {
-        memcpy(to, from, count * sizeof *to);
-        return;
-    }
-    for (size_t i = 0; i < count; i++) { // memcpy: the mapping need not be aligned
-        float value;
-        uint16_t half;
-        if (dtype == DTYPE_F32) {
-            memcpy(&value, from + i * sizeof value, sizeof value);
-        } else {
-            memcpy(&half, from + i * sizeof half, sizeof half);
-            value = f32_from_f16(half);
-        }
-        to[i] = bf16_from_f32(value);
-    }
+static void add_copied(void *user, size_t n_bytes) {
+    struct loading *loading = user;
+    loading->done_bytes += n_bytes;
+    report(loading, false);
 }
 
-static bool upload_part(struct uploader *uploader, const struct part *part, struct error *err) {
-    const struct weights_source *source = uploader->source;
-    size_t n_elements = (size_t)part->rows * (size_t)part->columns;
-    size_t max_count = STAGING_BYTES / sizeof(uint16_t);
-    uint64_t key = dummy_weights_key(source->seed, part->name);
-    struct dummy_spread spread = dummy_weights_spread(part->name, part->n_dims, part->columns);
-    for (size_t first = 0; first < n_elements; first += max_count) {
-        size_t count = n_elements - first < max_count ? n_elements - first : max_count;
-        uint16_t *staging = (uint16_t *)(void *)(uploader->staging + (size_t)uploader->next * STAGING_BYTES);
-        if (part->tensor) {
-            fill_from_tensor(staging, part->tensor, first, count);
-        } else {
-            dummy_weights_fill(staging, first, count, key, spread);
+static bool read_converted(const struct part *part, size_t first, size_t count, uint16_t *to, struct error *err) {
+    union {
+        float wide[CONVERTED_COUNT];
+        uint16_t half[CONVERTED_COUNT];
+    } from;
+    size_t width = dtype_bytes(part->dtype);
+    for (size_t done = 0; done < count;) {
+        size_t n = count - done < CONVERTED_COUNT ? count - done : CONVERTED_COUNT;
+        if (!safetensor_read(part->tensor, (first + done) * width, n * width, &from, err)) return false;
+        for (size_t i = 0; i < n; i++) {
+            to[done + i] = bf16_from_f32(part->dtype == DTYPE_F32 ? from.wide[i] : f32_from_f16(from.half[i]));
         }
-        // The copy before this one has left the other buffer when synchronize returns: it is the next to be filled.
-        char *to = uploader->device_data + part->offset + first * sizeof(uint16_t);
-        if (!source->ops->synchronize(source->device, err) ||
-            !source->ops->copy_to_device(source->device, to, staging, count * sizeof(uint16_t), err)) {
-            return false;
-        }
-        uploader->next ^= 1;
-        uploader->done_bytes += count * sizeof(uint16_t);
-        report(uploader, false);
+        done += n;
     }
     return true;
 }
 
-static bool upload(const struct weights *weights, const struct layout *layout, const struct weights_source *source,
-                   struct error *err) {
-    struct uploader uploader = {
-        .source = source, .device_data = weights->data, .start_ns = now_ns(), .reported_ns = now_ns()};
-    for (size_t i = 0; i < layout->n_parts; i++) {
-        uploader.total_bytes += (size_t)layout->parts[i].rows * (size_t)layout->parts[i].columns * sizeof(uint16_t);
+/* On several threads at once. */
+static bool make_piece(void *user, const struct upload_piece *piece, struct error *err) {
+    const struct loading *loading = user;
+    const struct part *part = &loading->layout->parts[piece->target];
+    size_t first = piece->first / sizeof(uint16_t), count = piece->n_bytes / sizeof(uint16_t);
+    if (!part->tensor) {
+        dummy_weights_fill(piece->memory, first, count, dummy_weights_key(loading->source->seed, part->name),
+                           dummy_weights_spread(part->name, part->n_dims, part->columns));
+        return true;
     }
-    uploader.staging = source->ops->alloc_host(source->device, 2 * STAGING_BYTES, err);
-    if (!uploader.staging) return false;
-    bool ok = true;
-    for (size_t i = 0; ok && i < layout->n_parts; i++) ok = upload_part(&uploader, &layout->parts[i], err);
-    // Also after a failure: the buffers may still be read. That failure's text is the one to keep.
-    ok = source->ops->synchronize(source->device, ok ? err : NULL) && ok;
-    report(&uploader, true);
-    source->ops->free_host(source->device, uploader.staging);
+    if (part->dtype != DTYPE_BF16) return read_converted(part, first, count, piece->memory, err);
+    return safetensor_read(part->tensor, piece->first, piece->n_bytes, piece->memory, err);
+}
+
+static bool load(const struct weights *weights, const struct layout *layout, const struct weights_source *source,
+                 struct error *err) {
+    struct upload_target *targets = calloc(layout->n_parts, sizeof *targets);
+    if (!targets) return fail(err, ERR_MEMORY, "no memory for the list of %zu tensors", layout->n_parts);
+    struct loading loading = {.source = source, .layout = layout, .start_ns = now_ns(), .reported_ns = now_ns()};
+    for (size_t i = 0; i < layout->n_parts; i++) {
+        const struct part *part = &layout->parts[i];
+        targets[i].to = (char *)weights->data + part->offset;
+        targets[i].n_bytes = (size_t)part->rows * (size_t)part->columns * sizeof(uint16_t);
+        loading.total_bytes += targets[i].n_bytes;
+    }
+    const struct upload upload = {
+        .ops = source->ops,
+        .device = source->device,
+        .targets = targets,
+        .n_targets = layout->n_parts,
+        .make = make_piece,
+        .copied = add_copied,
+        .user = &loading,
+    };
+    bool ok = upload_run(&upload, err);
+    report(&loading, true);
+    free(targets);
     return ok;
+}
+
+/* Tensors in the order in which their files hold them: a disk reads ahead. */
+static int by_place(const void *a, const void *b) {
+    const char *left = ((const struct part *)a)->tensor->data, *right = ((const struct part *)b)->tensor->data;
+    return (left > right) - (left < right);
 }
 
 /* Checks every tensor before the first byte is copied. */
@@ -293,6 +294,7 @@ static bool resolve(struct layout *layout, struct checkpoint *checkpoint, struct
         if (!resolve_part(&layout->parts[i], checkpoint, err)) return false;
     }
     warn_of_unused(layout, checkpoint, log);
+    qsort(layout->parts, layout->n_parts, sizeof *layout->parts, by_place);
     return true;
 }
 
@@ -319,7 +321,7 @@ bool weights_init(struct weights *weights, const struct weights_source *source, 
     weights->data = source->ops->alloc(source->device, layout.bytes, err);
     if (!weights->data) goto done;
     assign_fields(weights, &layout, shape->tied_embeddings);
-    ok = upload(weights, &layout, source, err);
+    ok = load(weights, &layout, source, err);
 done:
     checkpoint_close(checkpoint);
     free(layout.parts);

@@ -63,6 +63,36 @@ static void test_reads_names_types_shapes_and_bytes(void **state) {
     folder_remove(&folder);
 }
 
+static void test_reads_a_stretch_of_a_tensor(void **state) {
+    (void)state;
+    struct temporary_folder folder = folder_create();
+    const char *header = "{\"a\":{\"dtype\":\"U8\",\"shape\":[100],\"data_offsets\":[0,100]},"
+                         "\"b\":{\"dtype\":\"U8\",\"shape\":[100],\"data_offsets\":[100,200]}}";
+    write_file(&folder, strlen(header), header, 200);
+    struct safetensors *file = safetensors_open(folder_path(&folder, NAME), NULL);
+    assert_non_null(file);
+    const struct safetensor *b = safetensors_find(file, "b");
+    unsigned char bytes[100];
+    assert_true(safetensor_read(b, 0, 100, bytes, NULL));
+    assert_memory_equal(bytes, b->data, 100);
+    assert_true(safetensor_read(b, 93, 7, bytes, NULL));
+    assert_memory_equal(bytes, (const char *)b->data + 93, 7);
+    assert_true(safetensor_read(b, 100, 0, bytes, NULL));
+
+    // Cut behind our back: what is left can be read, what is gone is told and not made up.
+    int cut_at = 8 + (int)strlen(header) + 150;
+    assert_int_equal(truncate(folder_path(&folder, NAME), cut_at), 0);
+    assert_true(safetensor_read(b, 0, 50, bytes, NULL));
+    struct error err = {0};
+    assert_false(safetensor_read(b, 40, 60, bytes, &err));
+    assert_int_equal(err.code, ERR_IO);
+    char expected[128];
+    snprintf(expected, sizeof expected, NAME ": tensor b ends at byte %d of the file: it was cut", cut_at);
+    assert_non_null(strstr(err.message, expected));
+    safetensors_close(file);
+    folder_remove(&folder);
+}
+
 static void test_a_file_may_be_empty_of_tensors(void **state) {
     (void)state;
     struct temporary_folder folder = folder_create();
@@ -182,11 +212,9 @@ static void test_what_is_no_file_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads_names_types_shapes_and_bytes),
-        cmocka_unit_test(test_a_file_may_be_empty_of_tensors),
-        cmocka_unit_test(test_malicious_headers_are_refused),
-        cmocka_unit_test(test_malicious_lengths_are_refused),
-        cmocka_unit_test(test_deep_nesting_is_refused),
+        cmocka_unit_test(test_reads_names_types_shapes_and_bytes), cmocka_unit_test(test_reads_a_stretch_of_a_tensor),
+        cmocka_unit_test(test_a_file_may_be_empty_of_tensors),     cmocka_unit_test(test_malicious_headers_are_refused),
+        cmocka_unit_test(test_malicious_lengths_are_refused),      cmocka_unit_test(test_deep_nesting_is_refused),
         cmocka_unit_test(test_what_is_no_file_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include "engine/log.h"
 #include "engine/model_config.h"
 #include "engine/safetensors.h"
+#include "engine/upload.h"
 #include "engine/weights.h"
 #include "tests/unit/fake_backend.h"
 #include "tests/unit/temporary_folder.h"
@@ -303,6 +304,23 @@ static void test_f16_and_f32_become_bf16(void **state) {
     folder_remove(&folder);
 }
 
+static void test_host_writable_weights_are_read_in_place(void **state) {
+    (void)state;
+    struct temporary_folder folder = folder_with(COPY_WIDE, (struct edit){0});
+    struct fixture *copied = fixture_loaded(FIXTURE "/config.json", FIXTURE, 0);
+    const char *const folders[] = {FIXTURE, folder.path, NULL};
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        struct fixture *in_place = fixture_create(FIXTURE "/config.json");
+        in_place->ops.host_writable = true;
+        assert_true(fixture_load(in_place, folders[i], FIXTURE_SEED, NULL));
+        assert_int_equal(in_place->device.n_copies, 0);
+        assert_same(copied, in_place);
+        fixture_destroy(in_place);
+    }
+    fixture_destroy(copied);
+    folder_remove(&folder);
+}
+
 static void test_wrong_tensors_are_refused(void **state) {
     (void)state;
     static const struct {
@@ -366,7 +384,7 @@ static void test_unused_tensors_are_told(void **state) {
 
 static void test_device_failures_leave_nothing_behind(void **state) {
     (void)state;
-    for (int32_t n = 0; n < 2; n++) { // the weights, the staging buffers
+    for (int32_t n = 0; n < 2; n++) { // the weights, the pieces
         struct fixture *fixture = fixture_create(FIXTURE "/config.json");
         fixture->device.allocs_left = n;
         assert_false(fixture_load(fixture, FIXTURE, 0, NULL));
@@ -395,8 +413,8 @@ static void test_dummy_weights_equal_the_python_script(void **state) {
     fixture_destroy(file);
 }
 
-/* 18 MB tensors take several of the 16 MiB staging buffers; the fake device copies late. */
-static void test_tensors_larger_than_the_staging_buffer(void **state) {
+/* 18 MB tensors take several pieces; the fake device copies late. */
+static void test_tensors_larger_than_a_piece(void **state) {
     (void)state;
     struct fixture *fixture = fixture_create(FIXTURE "/config.json");
     fixture->config.shape.vocab = 250001;
@@ -410,7 +428,7 @@ static void test_tensors_larger_than_the_staging_buffer(void **state) {
     dummy_weights_fill(expected, 0, n_elements, dummy_weights_key(3, "lm_head.weight"),
                        dummy_weights_spread("lm_head.weight", 2, 1));
     assert_memory_equal(fixture->weights.lm_head, expected, n_elements * sizeof *expected);
-    assert_int_equal(fixture->device.largest_copy, 16 << 20);
+    assert_int_equal(fixture->device.largest_copy, UPLOAD_PIECE_BYTES);
     free(expected);
     fixture_destroy(fixture);
 }
@@ -469,12 +487,13 @@ int main(void) {
         cmocka_unit_test(test_loads_shards),
         cmocka_unit_test(test_wrong_indexes_are_refused),
         cmocka_unit_test(test_f16_and_f32_become_bf16),
+        cmocka_unit_test(test_host_writable_weights_are_read_in_place),
         cmocka_unit_test(test_wrong_tensors_are_refused),
         cmocka_unit_test(test_tied_embeddings_ignore_an_lm_head),
         cmocka_unit_test(test_unused_tensors_are_told),
         cmocka_unit_test(test_device_failures_leave_nothing_behind),
         cmocka_unit_test(test_dummy_weights_equal_the_python_script),
-        cmocka_unit_test(test_tensors_larger_than_the_staging_buffer),
+        cmocka_unit_test(test_tensors_larger_than_a_piece),
         cmocka_unit_test(test_sizes_of_published_models),
         cmocka_unit_test(test_the_demo_model),
     };
