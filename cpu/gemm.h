@@ -1,8 +1,9 @@
 /* Rows times a bf16 matrix [outputs][inputs], spread over the threads.
  *
- * Rows are first packed in groups of at most GROUP_ROWS (cpu/isa.h), once per op; then blocks of outputs x blocks of
- * row groups are computed by whichever thread is free. Few rows: a block is a short run of weight rows, so that memory
- * is read once and in order. Many rows: a block of weights stays in L2 while the groups pass, a group in L1. */
+ * Rows are first packed in groups (cpu/isa.h), once per op; then blocks of outputs x blocks of row groups are computed
+ * by whichever thread is free. When one block holds all rows, they pass one short run of weight rows after another,
+ * each while the run after it is fetched, so that memory is read once, in order and all the time. With more rows a
+ * larger run of weights stays in L2 while the blocks pass. */
 #ifndef QUERN_CPU_GEMM_H
 #define QUERN_CPU_GEMM_H
 
@@ -10,21 +11,18 @@
 
 #include <stdbool.h>
 
-#define BLOCK_GROUPS 10 // row groups in a block: with PRODUCT_INPUTS float32 inputs they take 200 KB of L2
-#define BLOCK_ROWS   (BLOCK_GROUPS * GROUP_ROWS)
-
-static inline int32_t count_row_blocks(int32_t n_rows) {
-    return (count_groups(n_rows) + BLOCK_GROUPS - 1) / BLOCK_GROUPS;
-}
+#define MAX_BLOCK_ROWS    64
+#define MAX_CHUNK_OUTPUTS 64
 
 /* The rows of a block: [first, end). */
 struct row_block {
     int32_t first_group;
     int32_t end_group;
     int32_t first_row;
-    int32_t end_row;
+    int32_t end_row; // at most first_row + MAX_BLOCK_ROWS
 };
-struct row_block row_block_at(int32_t n_rows, int32_t index);
+int32_t count_row_blocks(const struct isa *isa, int32_t n_rows);
+struct row_block row_block_at(const struct isa *isa, int32_t n_rows, int32_t index);
 
 /* Rows to pack: x[rows ? rows[i].row : i], normalised first when norm is not NULL. */
 struct gemm_rows {
@@ -49,12 +47,16 @@ struct gemm {
 };
 void gemm_run(struct device *device, const struct gemm *gemm);
 
+/* How many outputs one chunk of work should have, at most MAX_CHUNK_OUTPUTS. */
+int32_t gemm_chunk_outputs(const struct isa *isa, const struct gemm *gemm);
+
 /* One block by the calling thread: outputs [first, first + n_outputs) of the block's rows, to
  * out[(row - first_row) * out_stride + output - first]. */
 struct gemm_block {
     struct row_block rows;
     int32_t first;
     int32_t n_outputs;
+    int32_t next; // the output whose weights this thread reads after the block, as far as it knows
     float *out;
     size_t out_stride;
 };

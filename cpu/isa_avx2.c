@@ -8,6 +8,10 @@
 const struct isa isa_avx2 = {
     .name = "avx2",
     .packed_bytes = sizeof(packed),
+    .group_rows = GROUP_ROWS,
+    .block_groups = BLOCK_GROUPS,
+    .product_inputs = PRODUCT_INPUTS,
+    .stream_outputs = STREAM_OUTPUTS,
     .pack = pack,
     .product = product,
     .attend = attend,

@@ -8,6 +8,10 @@
 const struct isa isa_avx512 = {
     .name = "avx512",
     .packed_bytes = sizeof(packed),
+    .group_rows = GROUP_ROWS,
+    .block_groups = BLOCK_GROUPS,
+    .product_inputs = PRODUCT_INPUTS,
+    .stream_outputs = STREAM_OUTPUTS,
     .pack = pack,
     .product = product,
     .attend = attend,

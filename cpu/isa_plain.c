@@ -7,6 +7,10 @@
 const struct isa isa_plain = {
     .name = "plain",
     .packed_bytes = sizeof(packed),
+    .group_rows = GROUP_ROWS,
+    .block_groups = BLOCK_GROUPS,
+    .product_inputs = PRODUCT_INPUTS,
+    .stream_outputs = STREAM_OUTPUTS,
     .pack = pack,
     .product = product,
     .attend = attend,

@@ -5,35 +5,34 @@
 
 #include <assert.h>
 
-#define COLUMNS          64 // of gate and of up in one chunk
-#define FEW_ROWS_COLUMNS 32 // the same for a few rows: short chunks end together
-#define FEW_ROWS         24
-
 struct mlp_job {
     const struct context *ctx;
-    struct gemm gemm; // the gate_up projection
-    int32_t n_columns;
+    struct gemm gemm;      // the gate_up projection
+    int32_t chunk_columns; // of gate and of up in one chunk
 };
 
 static void activate_chunk(void *argument, int32_t chunk) {
     const struct mlp_job *job = argument;
-    int32_t intermediate = job->ctx->shape->intermediate, n_row_blocks = count_row_blocks(job->gemm.n_rows);
-    int32_t first = chunk / n_row_blocks * job->n_columns, left = intermediate - first;
-    int32_t n_columns = left < job->n_columns ? left : job->n_columns;
-    float gate[BLOCK_ROWS * COLUMNS], up[BLOCK_ROWS * COLUMNS]; // 12 KB each
-    struct gemm_block block = {.rows = row_block_at(job->gemm.n_rows, chunk % n_row_blocks),
+    const struct isa *isa = job->ctx->device->isa;
+    int32_t intermediate = job->ctx->shape->intermediate, n_row_blocks = count_row_blocks(isa, job->gemm.n_rows);
+    int32_t first = chunk / n_row_blocks * job->chunk_columns, left = intermediate - first;
+    int32_t n_columns = left < job->chunk_columns ? left : job->chunk_columns, after = first + n_columns;
+    float gate[MAX_BLOCK_ROWS * MAX_CHUNK_OUTPUTS], up[MAX_BLOCK_ROWS * MAX_CHUNK_OUTPUTS]; // 16 KB each
+    struct gemm_block block = {.rows = row_block_at(isa, job->gemm.n_rows, chunk % n_row_blocks),
                                .first = first,
                                .n_outputs = n_columns,
+                               .next = n_row_blocks == 1 ? intermediate + first : after,
                                .out = gate,
-                               .out_stride = COLUMNS};
+                               .out_stride = MAX_CHUNK_OUTPUTS};
     gemm_run_block(job->ctx->device, &job->gemm, &block);
     block.first += intermediate;
+    block.next = n_row_blocks == 1 ? after : intermediate + after;
     block.out = up;
     gemm_run_block(job->ctx->device, &job->gemm, &block);
     for (int32_t r = block.rows.first_row; r < block.rows.end_row; ++r) {
-        size_t at = (size_t)(r - block.rows.first_row) * COLUMNS;
+        size_t at = (size_t)(r - block.rows.first_row) * MAX_CHUNK_OUTPUTS;
         float *activated = (float *)job->ctx->scratch.activated + (size_t)r * (size_t)intermediate + first;
-        job->ctx->device->isa->swiglu(gate + at, up + at, activated, n_columns);
+        isa->swiglu(gate + at, up + at, activated, n_columns);
     }
 }
 
@@ -55,10 +54,11 @@ bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t l
                                    .weights = parameters->gate_up,
                                    .n_inputs = shape->hidden,
                                    .n_outputs = 2 * shape->intermediate,
-                                   .n_rows = n_rows},
-                          .n_columns = n_rows <= FEW_ROWS ? FEW_ROWS_COLUMNS : COLUMNS};
+                                   .n_rows = n_rows}};
+    job.chunk_columns = gemm_chunk_outputs(ctx->device->isa, &job.gemm);
     threads_run(ctx->device->threads, activate_chunk, &job,
-                (shape->intermediate + job.n_columns - 1) / job.n_columns * count_row_blocks(n_rows));
+                (shape->intermediate + job.chunk_columns - 1) / job.chunk_columns *
+                    count_row_blocks(ctx->device->isa, n_rows));
 
     gemm_pack(ctx->device, &(struct gemm_rows){.x = (const float *)ctx->scratch.activated,
                                                .n_inputs = shape->intermediate,

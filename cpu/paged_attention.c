@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #define SERIAL_ELEMENTS                                                                                                \
     16384 // keys and values read by one sequence's head: shorter is done before another thread helps
@@ -54,7 +55,9 @@ static void attend_chunk(void *argument, int32_t chunk) {
         attend.queries[i] = (const float *)ctx->scratch.q + at;
         attend.out[i] = (float *)ctx->scratch.attention + at;
         attend.n_visible[i] = ctx->batch.positions[row] + 1;
+        if (ctx->batch.kv_lens[item->seq] == 0) memset(attend.out[i], 0, (size_t)shape->head_dim * sizeof(float));
     }
+    if (ctx->batch.kv_lens[item->seq] == 0) return; // padding
     ctx->device->isa->attend(&attend);
 }
 

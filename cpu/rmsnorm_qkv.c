@@ -17,9 +17,10 @@ bool cpu_prepare_shape(struct device *device, const struct model_shape *shape, s
     return true;
 }
 
-/* Where the row's key or value of one KV head goes. */
+/* Where the row's key or value of one KV head goes; NULL: nowhere. */
 static float *kv_place(const struct context *ctx, float *plane, int32_t row, int32_t kv_head) {
     int32_t slot = ctx->batch.kv_slots[row], block_size = ctx->kv.block_size;
+    if (slot < 0) return NULL;
     size_t head = (size_t)(slot / block_size) * (size_t)ctx->shape->n_kv_heads + (size_t)kv_head;
     return plane + (head * (size_t)block_size + (size_t)(slot % block_size)) * (size_t)ctx->shape->head_dim;
 }
@@ -32,7 +33,7 @@ struct qkv_job {
     struct workspace workspace;
 };
 
-/* The place of head `head` of the joined projection in q or the cache. */
+/* The place of head `head` of the joined projection in q or the cache, or NULL. */
 static float *head_place(const struct qkv_job *job, int32_t row, int32_t head) {
     const struct context *ctx = job->ctx;
     int32_t n_heads = ctx->shape->n_heads, n_kv_heads = ctx->shape->n_kv_heads;
@@ -48,6 +49,7 @@ static void finish_head(const struct qkv_job *job, int32_t row, int32_t head, co
     const struct isa *isa = job->ctx->device->isa;
     int32_t head_dim = shape->head_dim, half = head_dim / 2;
     float *to = head_place(job, row, head);
+    if (!to) return;
     if (head >= shape->n_heads + shape->n_kv_heads) {
         for (int32_t i = 0; i < head_dim; ++i) to[i] = projected[i];
         return;
@@ -85,12 +87,14 @@ static struct qkv_job prepare(const struct context *ctx, const struct weights *w
 /* One head of one block of rows. */
 static void fused_chunk(void *argument, int32_t chunk) {
     const struct qkv_job *job = argument;
-    int32_t head_dim = job->ctx->shape->head_dim, n_row_blocks = count_row_blocks(job->gemm.n_rows);
+    const struct isa *isa = job->ctx->device->isa;
+    int32_t head_dim = job->ctx->shape->head_dim, n_row_blocks = count_row_blocks(isa, job->gemm.n_rows);
     int32_t head = chunk / n_row_blocks;
-    float projected[BLOCK_ROWS * MAX_HEAD_DIM]; // 50 KB
-    struct gemm_block block = {.rows = row_block_at(job->gemm.n_rows, chunk % n_row_blocks),
+    float projected[MAX_BLOCK_ROWS * MAX_HEAD_DIM]; // 64 KB
+    struct gemm_block block = {.rows = row_block_at(isa, job->gemm.n_rows, chunk % n_row_blocks),
                                .first = head * head_dim,
                                .n_outputs = head_dim,
+                               .next = (head + 1) * head_dim,
                                .out = projected,
                                .out_stride = (size_t)head_dim};
     gemm_run_block(job->ctx->device, &job->gemm, &block);
@@ -109,7 +113,7 @@ bool cpu_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weig
                                                .eps = shape->rms_eps,
                                                .packed = job.workspace.packed});
     threads_run(ctx->device->threads, fused_chunk, &job,
-                (shape->n_heads + 2 * shape->n_kv_heads) * count_row_blocks(ctx->batch.n_rows));
+                (shape->n_heads + 2 * shape->n_kv_heads) * count_row_blocks(ctx->device->isa, ctx->batch.n_rows));
     return true;
 }
 

@@ -58,6 +58,11 @@ ALWAYS_INLINE vec vec_all(float x) {
 #define HOLD(v) __asm__("" : "+v"(v))
 #endif
 
+/* Brings a line of memory near: into L2, since with L1 the same loop reads 2 to 10 % slower. */
+ALWAYS_INLINE void fetch(uintptr_t line) {
+    __builtin_prefetch((const void *)line, 0, 2);
+}
+
 /* a * b + c, rounded once where the processor can. */
 ALWAYS_INLINE vec vec_fma(vec a, vec b, vec c) {
 #if VECTOR_ISA == VECTOR_PLAIN
@@ -81,34 +86,42 @@ ALWAYS_INLINE vec vec_max(vec a, vec b) {
 #endif
 }
 
-#if VECTOR_ISA != VECTOR_PLAIN
-/* Sums of the 4 lanes of each: pairs first. */
-ALWAYS_INLINE vec4 sum_lanes4(__m128 a, __m128 b, __m128 c, __m128 d) {
-    return (vec4)_mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d));
-}
-
-ALWAYS_INLINE __m128 fold_to_4(vec v) {
-#if VECTOR_ISA == VECTOR_AVX2
-    return _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
-#else
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-#endif
-}
-#endif
-
-/* The sums of the lanes of four vectors, each in the same order: halves onto each other, then pairs. */
+/* The sums of the lanes of four vectors, each in the same order: inside of 4 lanes, then over them. */
 ALWAYS_INLINE vec4 vec_sums(vec a, vec b, vec c, vec d) {
 #if VECTOR_ISA == VECTOR_PLAIN
     return (vec4){(a[0] + a[1]) + (a[2] + a[3]), (b[0] + b[1]) + (b[2] + b[3]), (c[0] + c[1]) + (c[2] + c[3]),
                   (d[0] + d[1]) + (d[2] + d[3])};
+#elif VECTOR_ISA == VECTOR_AVX2
+    __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps((__m256)a, (__m256)b), _mm256_hadd_ps((__m256)c, (__m256)d));
+    return (vec4)_mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
 #else
-    return sum_lanes4(fold_to_4(a), fold_to_4(b), fold_to_4(c), fold_to_4(d));
+    vec ab = (vec)_mm512_unpacklo_ps((__m512)a, (__m512)b) + (vec)_mm512_unpackhi_ps((__m512)a, (__m512)b);
+    vec cd = (vec)_mm512_unpacklo_ps((__m512)c, (__m512)d) + (vec)_mm512_unpackhi_ps((__m512)c, (__m512)d);
+    vec sums = (vec)_mm512_unpacklo_pd((__m512d)ab, (__m512d)cd) + (vec)_mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)sums), _mm512_extractf32x8_ps((__m512)sums, 1));
+    return (vec4)_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 #endif
 }
 
 ALWAYS_INLINE float vec_sum(vec a) {
     return vec_sums(a, a, a, a)[0];
+}
+
+/* The largest lane; any number when one is NaN. */
+ALWAYS_INLINE float vec_largest(vec v) {
+#if VECTOR_ISA == VECTOR_PLAIN
+    float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
+#else
+#if VECTOR_ISA == VECTOR_AVX2
+    __m256 eight = (__m256)v;
+#else
+    __m256 eight = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#endif
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#endif
 }
 
 /* bf16 widened: the inputs 0, 2, 4, … of 2 * LANES (part 0), or 1, 3, 5, … (part 1): a shift or a mask each. */

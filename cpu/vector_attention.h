@@ -10,9 +10,18 @@
 
 #include <math.h>
 
-#define KEY_RUN    16 // keys that all queries pass while they are in L1
-#define VALUE_RUN  32 // the same for VALUE_VECS vectors of each value: rows of 512 bytes fall on few sets of L1
-#define VALUE_VECS (LANES == 16 ? 4 : 2) // times a group of queries: sums in registers
+#define QUERY_GROUP 5  // queries that share registers
+#define FEW_QUERIES 8  // up to here reading keys and values is most of the time
+#define KEY_RUN     16 // keys that all queries pass while they are in L1
+#define VALUE_RUN   32 // the same for VALUE_VECS vectors of each value: rows of 512 bytes fall on few sets of L1
+#define VALUE_VECS  (LANES == 16 ? 4 : 2) // times a group of queries: sums in registers
+
+/* Where the keys and values of a tile lie. */
+struct kv_tile {
+    const float *keys[ATTENTION_TILE];
+    const float *values[ATTENTION_TILE];
+    int32_t n_positions;
+};
 
 struct softmax_state {
     float queries[MAX_QUERIES * MAX_HEAD_DIM]; // by groups: [head_dim / LANES][query of the group][LANES], scaled
@@ -20,9 +29,28 @@ struct softmax_state {
     float sums[MAX_QUERIES][MAX_HEAD_DIM]; // of weighted values
     float max[MAX_QUERIES];
     float total[MAX_QUERIES]; // of weights
-    const float *keys[ATTENTION_TILE];
-    const float *values[ATTENTION_TILE];
+    struct kv_tile tile;
+    struct kv_tile next;
 };
+
+/* The positions from start, none where nobody sees any. */
+static inline void find_tile(struct kv_tile *tile, const struct attend_job *job, int32_t start) {
+    int32_t left = job->n_visible[job->n_queries - 1] - start;
+    tile->n_positions = left < ATTENTION_TILE ? left : ATTENTION_TILE;
+    for (int32_t j = 0; j < tile->n_positions; ++j) {
+        int32_t position = start + j;
+        size_t place = (size_t)job->blocks[position / job->block_size] * job->block_stride +
+                       (size_t)(position % job->block_size) * (size_t)job->head_dim;
+        tile->keys[j] = job->keys + place;
+        tile->values[j] = job->values + place;
+    }
+}
+
+/* Brings rows [first, end) near. */
+static inline void fetch_rows(const float *const *rows, int32_t first, int32_t end, int32_t head_dim) {
+    for (int32_t row = first; row < end; ++row)
+        for (int32_t d = 0; d < head_dim; d += 16) fetch((uintptr_t)(rows[row] + d)); // 64 bytes
+}
 
 /* Scores of the n_queries of the group that begins at `first`, with n_keys keys from `key`; counts are constants where
  * this is inlined. */
@@ -36,7 +64,7 @@ ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_
         vec k[4];
 #pragma GCC unroll 4
         for (int j = 0; j < n_keys; ++j) {
-            k[j] = vec_load(state->keys[key + j] + d);
+            k[j] = vec_load(state->tile.keys[key + j] + d);
             HOLD(k[j]);
         }
 #pragma GCC unroll 8
@@ -52,8 +80,7 @@ ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_
     for (int q = 0; q < n_queries; ++q) {
         vec4 scores = vec_sums(sums[q * n_keys], n_keys > 1 ? sums[q * n_keys + 1] : zero,
                                n_keys > 2 ? sums[q * n_keys + 2] : zero, n_keys > 3 ? sums[q * n_keys + 3] : zero);
-#pragma GCC unroll 4
-        for (int j = 0; j < n_keys; ++j) state->weights[first + q][key + j] = scores[j];
+        memcpy(&state->weights[first + q][key], &scores, (size_t)n_keys * sizeof(float));
     }
 }
 
@@ -80,12 +107,15 @@ static inline void score_group(struct softmax_state *state, int32_t first, int32
     }
 }
 
-static inline void scores(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
+/* All scores of the tile; meanwhile its values are fetched. */
+static inline void scores(struct softmax_state *state, int32_t n_queries, int32_t head_dim) {
+    int32_t n_positions = state->tile.n_positions;
     for (int32_t key = 0; key < n_positions; key += KEY_RUN) {
         int32_t end = key + KEY_RUN < n_positions ? key + KEY_RUN : n_positions;
-        for (int32_t group = 0; group < count_groups(n_queries); ++group) {
-            int32_t first = group_start(n_queries, group);
-            score_group(state, first, group_start(n_queries, group + 1) - first, key, end, head_dim);
+        if (n_queries <= FEW_QUERIES) fetch_rows(state->tile.values, key, end, head_dim);
+        for (int32_t group = 0; group < count_groups(n_queries, QUERY_GROUP); ++group) {
+            int32_t first = group_start(n_queries, QUERY_GROUP, group);
+            score_group(state, first, group_start(n_queries, QUERY_GROUP, group + 1) - first, key, end, head_dim);
         }
     }
 }
@@ -100,8 +130,7 @@ static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visi
     for (int32_t j = n_visible; j < ATTENTION_TILE; ++j) weights[j] = -INFINITY;
     vec largest = vec_load(weights);
     for (int32_t j = LANES; j < ATTENTION_TILE; j += LANES) largest = vec_max(largest, vec_load(weights + j));
-    float max = state->max[q];
-    for (int lane = 0; lane < LANES; ++lane) max = largest[lane] > max ? largest[lane] : max;
+    float max = vec_largest(largest) > state->max[q] ? vec_largest(largest) : state->max[q];
     vec sum = {0};
     for (int32_t j = 0; j < ATTENTION_TILE; j += LANES) vec_store(weights + j, vec_exp(vec_load(weights + j) - max));
     for (int32_t j = n_visible; j < ATTENTION_TILE; ++j) weights[j] = 0;
@@ -119,13 +148,13 @@ static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visi
 /* sums += weights · V over positions [start, end), for n_queries x n_vecs vectors from column d. */
 ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, int32_t d, int32_t start, int32_t end,
                                    int n_queries, int n_vecs) {
-    vec sums[GROUP_ROWS * VALUE_VECS];
+    vec sums[QUERY_GROUP * VALUE_VECS];
 #pragma GCC unroll 8
     for (int q = 0; q < n_queries; ++q)
 #pragma GCC unroll 4
         for (int v = 0; v < n_vecs; ++v) sums[q * n_vecs + v] = vec_load(&state->sums[first + q][d + v * LANES]);
     for (int32_t j = start; j < end; ++j) {
-        const float *value = state->values[j] + d;
+        const float *value = state->tile.values[j] + d;
         vec row[4];
 #pragma GCC unroll 4
         for (int v = 0; v < n_vecs; ++v) {
@@ -153,9 +182,9 @@ ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, i
 
 ALWAYS_INLINE void add_values_columns(struct softmax_state *state, int32_t n_queries, int32_t d, int32_t start,
                                       int32_t end, int n_vecs) {
-    for (int32_t group = 0; group < count_groups(n_queries); ++group) {
-        int32_t first = group_start(n_queries, group);
-        switch (group_start(n_queries, group + 1) - first) {
+    for (int32_t group = 0; group < count_groups(n_queries, QUERY_GROUP); ++group) {
+        int32_t first = group_start(n_queries, QUERY_GROUP, group);
+        switch (group_start(n_queries, QUERY_GROUP, group + 1) - first) {
             VALUES_CASE(1);
             VALUES_CASE(2);
             VALUES_CASE(3);
@@ -165,9 +194,13 @@ ALWAYS_INLINE void add_values_columns(struct softmax_state *state, int32_t n_que
     }
 }
 
-static inline void add_values(struct softmax_state *state, int32_t n_queries, int32_t n_positions, int32_t head_dim) {
+/* Adds all values of the tile; meanwhile the next tile's keys are fetched. */
+static inline void add_values(struct softmax_state *state, int32_t n_queries, int32_t head_dim) {
+    int32_t n_positions = state->tile.n_positions, n_next = state->next.n_positions;
     for (int32_t start = 0; start < n_positions; start += VALUE_RUN) {
         int32_t end = start + VALUE_RUN < n_positions ? start + VALUE_RUN : n_positions, d = 0;
+        if (n_queries <= FEW_QUERIES)
+            fetch_rows(state->next.keys, start, start + VALUE_RUN < n_next ? start + VALUE_RUN : n_next, head_dim);
         for (; d + VALUE_VECS * LANES <= head_dim; d += VALUE_VECS * LANES)
             add_values_columns(state, n_queries, d, start, end, VALUE_VECS);
         for (; d < head_dim; d += LANES) add_values_columns(state, n_queries, d, start, end, 1);
@@ -178,32 +211,26 @@ static inline void attend(const struct attend_job *job) {
     struct softmax_state state;
     int32_t n_queries = job->n_queries, head_dim = job->head_dim;
     float *packed_query = state.queries;
-    for (int32_t group = 0; group < count_groups(n_queries); ++group)
+    for (int32_t group = 0; group < count_groups(n_queries, QUERY_GROUP); ++group)
         for (int32_t d = 0; d < head_dim; d += LANES)
-            for (int32_t q = group_start(n_queries, group); q < group_start(n_queries, group + 1);
-                 ++q, packed_query += LANES)
+            for (int32_t q = group_start(n_queries, QUERY_GROUP, group);
+                 q < group_start(n_queries, QUERY_GROUP, group + 1); ++q, packed_query += LANES)
                 vec_store(packed_query, vec_load(job->queries[q] + d) * job->scale);
     for (int32_t q = 0; q < n_queries; ++q) {
         state.max[q] = -INFINITY;
         state.total[q] = 0;
         memset(state.sums[q], 0, (size_t)head_dim * sizeof(float));
     }
-    int32_t n_visible = job->n_visible[n_queries - 1];
-    for (int32_t start = 0; start < n_visible; start += ATTENTION_TILE) {
-        int32_t n_positions = n_visible - start < ATTENTION_TILE ? n_visible - start : ATTENTION_TILE;
-        for (int32_t j = 0; j < n_positions; ++j) {
-            int32_t position = start + j;
-            size_t place = (size_t)job->blocks[position / job->block_size] * job->block_stride +
-                           (size_t)(position % job->block_size) * (size_t)head_dim;
-            state.keys[j] = job->keys + place;
-            state.values[j] = job->values + place;
-        }
-        scores(&state, n_queries, n_positions, head_dim);
+    find_tile(&state.tile, job, 0);
+    for (int32_t start = 0; state.tile.n_positions > 0; start += ATTENTION_TILE) {
+        find_tile(&state.next, job, start + ATTENTION_TILE);
+        scores(&state, n_queries, head_dim);
         for (int32_t q = 0; q < n_queries; ++q) {
-            int32_t visible = job->n_visible[q] - start;
+            int32_t visible = job->n_visible[q] - start, n_positions = state.tile.n_positions;
             soften(&state, q, visible < n_positions ? visible : n_positions, head_dim);
         }
-        add_values(&state, n_queries, n_positions, head_dim);
+        add_values(&state, n_queries, head_dim);
+        memcpy(&state.tile, &state.next, sizeof state.tile);
     }
     for (int32_t q = 0; q < n_queries; ++q) {
         float inverse = 1.0f / state.total[q];

@@ -9,7 +9,11 @@
 
 #include "cpu/vector.h"
 
-#define MAX_TILE 20 // sums of one tile: registers
+#define GROUP_ROWS     5    // times two outputs they fit 16 registers
+#define BLOCK_GROUPS   10   // with PRODUCT_INPUTS float32 inputs they take 200 KB of L2
+#define PRODUCT_INPUTS 1024 // 5 rows of float32 take 20 of the 32 KB of L1
+#define STREAM_OUTPUTS 4
+#define MAX_TILE       20 // sums of one tile: registers
 
 #if VECTOR_ISA == VECTOR_AVX512BF16
 #define PARTS 1
@@ -66,13 +70,13 @@ ALWAYS_INLINE void store_packed(packed *to, size_t n_rows, vec first, vec second
 #define STEP         (2 * LANES) // inputs in one step
 #define PART_ENTRIES (STEP / PARTS)
 
-static inline void pack(const struct pack_job *job) {
-    packed *to = (packed *)job->group + (size_t)job->row * PART_ENTRIES;
+/* One row; `to` is its place in the first step. */
+ALWAYS_INLINE void pack_row(const struct pack_job *job, int32_t row, packed *to) {
     size_t n_rows = (size_t)job->n_rows;
     int32_t padded = (job->n + PACK_STEP - 1) / PACK_STEP * PACK_STEP;
     for (int32_t i = 0; i < padded; i += STEP, to += n_rows * STEP) {
         float inputs[STEP] = {0};
-        const float *from = job->x + i;
+        const float *from = job->x[row] + i;
         uint16_t norm[STEP] = {0};
         const uint16_t *weight = job->weight ? job->weight + i : NULL;
         if (i + STEP > job->n) {
@@ -84,11 +88,16 @@ static inline void pack(const struct pack_job *job) {
         }
         vec first = vec_load(from), second = vec_load(from + LANES);
         if (weight) {
-            first = first * job->scale * widen(weight);
-            second = second * job->scale * widen(weight + LANES);
+            first = first * job->scale[row] * widen(weight);
+            second = second * job->scale[row] * widen(weight + LANES);
         }
         store_packed(to, n_rows, first, second);
     }
+}
+
+static inline void pack(const struct pack_job *job) {
+    for (int32_t row = 0; row < job->n_rows; ++row)
+        pack_row(job, row, (packed *)job->group + (size_t)row * PART_ENTRIES);
 }
 
 /* One step of a tile of n_rows x n_outputs sums, both constants where this is inlined. The fewer of the two stay in
@@ -136,6 +145,16 @@ ALWAYS_INLINE void store_sums(const vec *sums, float *out, size_t out_stride, bo
         vec zero = {0};
         vec4 four = vec_sums(sums[i], i + 1 < n ? sums[i + 1] : zero, i + 2 < n ? sums[i + 2] : zero,
                              i + 3 < n ? sums[i + 3] : zero);
+        if (n_outputs == 4) { // of one row
+            float *to = out + (size_t)(i / 4) * out_stride;
+            if (add) {
+                vec4 before;
+                memcpy(&before, to, sizeof before);
+                four += before;
+            }
+            memcpy(to, &four, sizeof four);
+            continue;
+        }
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
             if (i + j >= n) continue;
@@ -145,18 +164,14 @@ ALWAYS_INLINE void store_sums(const vec *sums, float *out, size_t out_stride, bo
     }
 }
 
-/* Whole steps; with ahead, as many bytes are fetched from there as weights are read here. */
+/* Whole steps. Meanwhile `pace` bytes a step are fetched from `ahead`. */
 ALWAYS_INLINE int32_t tile_steps(vec *sums, const struct product_job *job, const uint16_t *weights, uintptr_t ahead,
-                                 int n_rows, int n_outputs) {
+                                 uintptr_t pace, int n_rows, int n_outputs) {
     const packed *rows = job->rows;
+    uintptr_t due = ahead;
     int32_t i = 0;
     for (; i + STEP <= job->n_inputs; i += STEP, rows += n_rows * STEP) {
-        if (ahead) {
-#pragma GCC unroll 16
-            for (int line = 0; line < n_outputs * STEP * 2; line += 64)
-                __builtin_prefetch((const void *)(ahead + line));
-            ahead += (uintptr_t)(n_outputs * STEP * 2);
-        }
+        for (due += pace; ahead < due; ahead += 64) fetch(ahead);
         tile_step(sums, weights + i, job->weight_stride, rows, n_rows, n_outputs);
     }
     return i;
@@ -170,10 +185,11 @@ ALWAYS_INLINE void product_tile(const struct product_job *job, int32_t first, in
     for (int i = 0; i < n_rows * n_outputs; ++i) sums[i] = (vec){0};
     int32_t i;
     if (job->ahead) {
-        uintptr_t ahead = job->ahead + (uintptr_t)first * (uintptr_t)job->n_inputs * 2;
-        i = tile_steps(sums, job, weights, ahead, n_rows, n_outputs);
+        uintptr_t share = (uintptr_t)job->ahead_share, step_bytes = (uintptr_t)(n_outputs * STEP) * sizeof *weights;
+        uintptr_t ahead = job->ahead + (uintptr_t)first * (uintptr_t)job->n_inputs * sizeof *weights / share;
+        i = tile_steps(sums, job, weights, ahead, (step_bytes + share - 1) / share, n_rows, n_outputs);
     } else {
-        i = tile_steps(sums, job, weights, 0, n_rows, n_outputs);
+        i = tile_steps(sums, job, weights, 0, 0, n_rows, n_outputs);
     }
     if (i < job->n_inputs) { // the last, partly filled step
         uint16_t last[8 * STEP] = {0};
@@ -194,7 +210,7 @@ ALWAYS_INLINE void product_tile(const struct product_job *job, int32_t first, in
 
 static inline void product(const struct product_job *job) {
     int32_t o = 0;
-    if (job->n_rows == 1 && job->ahead) // memory is read fastest in few streams: 90 % of its rate, in 4 streams 83 %
+    if (job->n_rows == 1 && job->ahead) // memory is read fastest in few streams
         for (; o + 2 <= job->n_outputs; o += 2) product_tile(job, o, 1, 2);
     switch (job->n_rows) {
         PRODUCT_CASE(1, 4);

@@ -102,8 +102,7 @@ static inline float largest(const float *x, int32_t n) {
         max = vec_max(v, max);
         poison += v - v;
     }
-    float result = max[0], sum = vec_sum(poison);
-    for (int lane = 1; lane < LANES; ++lane) result = max[lane] > result ? max[lane] : result;
+    float result = vec_largest(max), sum = vec_sum(poison);
     for (; i < n; ++i) {
         result = x[i] > result ? x[i] : result;
         sum += x[i] - x[i];

@@ -38,7 +38,7 @@ static void open_device(struct target *target, const struct device_options *opti
 }
 
 void target_open_cpu(struct target *target, bool fused, const char *isa, int32_t n_threads) {
-    bool bf16 = strcmp(isa, "avx512bf16") == 0;
+    bool bf16 = strcmp(isa, "avx512bf16") == 0 || strcmp(isa, "amx") == 0;
     *target = (struct target){.ops = cpu_backend(fused),
                               .cpu_isa = isa,
                               .fused = fused,
@@ -49,7 +49,7 @@ void target_open_cpu(struct target *target, bool fused, const char *isa, int32_t
 }
 
 static int32_t open_cpu_targets(struct target *targets) {
-    static const char *const isas[] = {"plain", "avx2", "avx512", "avx512bf16"};
+    static const char *const isas[] = {"plain", "avx2", "avx512", "avx512bf16", "amx"};
     int32_t n_targets = 0;
     for (size_t i = 0; i < sizeof isas / sizeof *isas; ++i) {
         struct device *device = cpu_backend(true)->device_create(&(struct device_options){.cpu_isa = isas[i]}, NULL);

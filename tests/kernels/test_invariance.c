@@ -141,6 +141,7 @@ int main(void) {
         {"bit-identical, avx2", test_isa, NULL, NULL, (void *)"avx2"},
         {"bit-identical, avx512", test_isa, NULL, NULL, (void *)"avx512"},
         {"bit-identical, avx512bf16", test_isa, NULL, NULL, (void *)"avx512bf16"},
+        {"bit-identical, amx", test_isa, NULL, NULL, (void *)"amx"},
     };
     return cmocka_run_group_tests_name("invariance", tests, NULL, NULL);
 }
