@@ -126,6 +126,17 @@ static bool synchronize(struct device *device, struct error *err) {
     return true; // every op has ended when it returns
 }
 
+static bool read_begin(struct device *device, int32_t slot, void *to, const void *from, size_t bytes,
+                       struct error *err) {
+    (void)slot;
+    return copy(device, to, from, bytes, err);
+}
+
+static bool read_wait(struct device *device, int32_t slot, struct error *err) {
+    (void)slot;
+    return synchronize(device, err);
+}
+
 struct bandwidth_job {
     const struct isa *isa;
     char *memory;
@@ -172,14 +183,14 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
 #define OPS(rmsnorm_qkv_)                                                                                              \
     {                                                                                                                  \
         .name = "cpu", .activation_dtype = DTYPE_F32, .kv_dtype = DTYPE_F32,                                           \
-        .default_batch_tokens = DEFAULT_BATCH_TOKENS, .default_kv_bytes = DEFAULT_KV_BYTES,                            \
+        .default_batch_tokens = DEFAULT_BATCH_TOKENS, .default_kv_bytes = DEFAULT_KV_BYTES, .host_writable = true,     \
         .device_create = device_create, .device_destroy = device_destroy, .device_describe = device_describe,          \
         .device_memory = device_memory, .alloc = allocate, .free = release, .alloc_host = allocate,                    \
         .free_host = release, .copy_to_device = copy, .copy_to_host = copy, .synchronize = synchronize,                \
-        .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape,                                    \
-        .workspace_bytes = workspace_bytes, .embed = cpu_embed, .rmsnorm_qkv = rmsnorm_qkv_,                           \
-        .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, .mlp = cpu_mlp,              \
-        .lm_head = cpu_lm_head, .sample = cpu_sample,                                                                  \
+        .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                      \
+        .prepare_shape = cpu_prepare_shape, .workspace_bytes = workspace_bytes, .embed = cpu_embed,                    \
+        .rmsnorm_qkv = rmsnorm_qkv_, .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, \
+        .mlp = cpu_mlp, .lm_head = cpu_lm_head, .sample = cpu_sample,                                                  \
     }
 
 const struct backend_ops *cpu_backend(bool fused) {

@@ -1,18 +1,5 @@
 #include "cpu/device.h"
-
-#define ALIGNMENT 256
-
-/* Places arrays one after another; with a NULL base it only counts. */
-struct arena {
-    char *base;
-    size_t used;
-};
-
-static void *take(struct arena *arena, size_t count, size_t element_bytes) {
-    void *place = arena->base ? arena->base + arena->used : NULL;
-    arena->used += (count * element_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return place;
-}
+#include "engine/arena.h"
 
 static size_t padded_inputs(const struct model_shape *shape) {
     int32_t most = shape->hidden > shape->intermediate ? shape->hidden : shape->intermediate;
@@ -25,14 +12,14 @@ struct workspace workspace_at(void *base, const struct model_shape *shape, const
     size_t queries = rows * (size_t)(shape->n_heads / shape->n_kv_heads);
     struct workspace workspace = {0};
     struct arena forward = {.base = base};
-    workspace.packed = take(&forward, rows * padded_inputs(shape), sizeof(float));
-    workspace.cosines = take(&forward, rows * half, sizeof(float));
-    workspace.sines = take(&forward, rows * half, sizeof(float));
+    workspace.packed = arena_take(&forward, rows * padded_inputs(shape), sizeof(float));
+    workspace.cosines = arena_take(&forward, rows * half, sizeof(float));
+    workspace.sines = arena_take(&forward, rows * half, sizeof(float));
     /* Each sequence ends with an item that may not be full. */
-    workspace.items = take(&forward, queries / MAX_QUERIES + seqs, sizeof *workspace.items);
+    workspace.items = arena_take(&forward, queries / MAX_QUERIES + seqs, sizeof *workspace.items);
     struct arena sampling = {.base = base}; // runs when the others have done their work
     for (int32_t lane = 0; lane < SAMPLE_LANES && lane < limits->max_seqs; ++lane)
-        workspace.candidates[lane] = take(&sampling, (size_t)shape->vocab + 1, sizeof(struct candidate));
+        workspace.candidates[lane] = arena_take(&sampling, (size_t)shape->vocab + 1, sizeof(struct candidate));
     workspace.bytes = forward.used > sampling.used ? forward.used : sampling.used;
     return workspace;
 }

@@ -42,9 +42,14 @@ struct device {
     size_t max_dynamic_shared; // bytes that a block may ask for beside MAX_STATIC_SHARED
     cudaStream_t stream;       // owned: every op and copy
     cublasLtHandle_t blas;
-    void *blas_workspace;    // owned, CUBLAS_WORKSPACE bytes
-    struct gemm_plan *plans; // [GEMM_PLANS], owned
-    float *rope;             // [head_dim / 2] theta^(-2i / head_dim) of the prepared shape, owned, device memory
+    void *blas_workspace;      // owned, CUBLAS_WORKSPACE bytes
+    struct gemm_plan *plans;   // [GEMM_PLANS], owned
+    void *encode_map;          // cuTensorMapEncodeTiled, or NULL: no kernels on wgmma
+    bool wgmma_products;       // products of 17 to 64 rows run on wgmma
+    cudaEvent_t read_ends[2];  // owned: of the copies of read_begin
+    uint32_t *decode_arrivals; // of paged_decode, 0 between launches, owned, device memory
+    uint32_t *prefill_claims;  // of paged_prefill, 0 between launches, owned, device memory
+    float *rope;               // [head_dim / 2] theta^(-2i / head_dim) of the prepared shape, owned, device memory
 };
 
 /* The current device belongs to the thread: whoever allocates or copies first makes this one current. */
@@ -52,7 +57,12 @@ bool device_use(const struct device *device, struct error *err);
 
 /* Once per device, before the first launch: shared memory over 48 KB must be asked for. */
 bool rmsnorm_qkv_configure(const struct device *device, struct error *err);
-bool paged_prefill_configure(struct error *err);
+bool rmsnorm_qkv_thin_configure(struct error *err);
+bool mlp_thin_configure(struct error *err);
+bool gemm_configure(struct error *err);
+bool wgmma_configure(struct device *device, struct error *err); // before paged_prefill_configure
+bool paged_decode_configure(struct device *device, struct error *err);
+bool paged_prefill_configure(struct device *device, struct error *err);
 
 /* Shared memory that the largest block of the fused projection asks for at this shape. */
 size_t rmsnorm_qkv_shared_bytes(const struct device *device, const struct model_shape *shape);

@@ -1,4 +1,4 @@
-#include "cuda/device.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/math.cuh"
 #include "cuda/ops.cuh"
 
@@ -6,8 +6,12 @@
 
 /* One block per row: 2 * hidden bytes in, 4 * hidden out. */
 __global__ static void __launch_bounds__(EMBED_THREADS)
-    embed_kernel(const int32_t *tokens, const uint16_t *embedding, float *x, int32_t hidden) {
-    embedding += (size_t)tokens[blockIdx.x] * hidden;
+    embed_kernel(const int32_t *tokens, const int32_t *sampled, const uint16_t *embedding, float *x, int32_t hidden) {
+    let_next_begin();
+    wait_for_previous();
+    int32_t token = tokens[blockIdx.x];
+    if (token < 0) token = max(sampled[-1 - token], 0); // of a row whose logits were not finite: any token will do
+    embedding += (size_t)token * hidden;
     x += (size_t)blockIdx.x * hidden;
     for (int32_t i = (int32_t)threadIdx.x * 8; i < hidden; i += EMBED_THREADS * 8) {
         uint4 v = *(const uint4 *)(embedding + i);
@@ -17,8 +21,7 @@ __global__ static void __launch_bounds__(EMBED_THREADS)
 }
 
 bool cuda_embed(const struct context *ctx, const struct weights *weights, struct error *err) {
-    embed_kernel<<<ctx->batch.n_rows, EMBED_THREADS, 0, ctx->device->stream>>>(ctx->batch.tokens, weights->embedding,
-                                                                               ctx->scratch.hidden, ctx->shape->hidden);
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    struct launch launch = {dim3((unsigned)ctx->batch.n_rows), dim3(EMBED_THREADS)};
+    return launch_kernel(ctx->device, launch, embed_kernel, err, ctx->batch.tokens, ctx->scratch.sampled,
+                         weights->embedding, ctx->scratch.hidden, ctx->shape->hidden);
 }

@@ -1,19 +1,17 @@
-/* Own kernels for few rows and for small products, cuBLASLt for large ones.
+/* Own kernels for few rows and for small products; large ones on wgmma (gemm_wgmma.cu) or by cuBLASLt.
  *
- * The own kernels sum k in the same order, so that a row's result does not depend on how many rows share the step: k is
- * cut in eight equal segments of whole fragments, each summed in steps of 16 by one accumulator, then the eight are
- * added in order. cuBLASLt chooses its own order for each number of rows. */
+ * The kernels of this file sum k in the same order, so that a row's result does not depend on how many rows share the
+ * step: k is cut in eight equal segments of whole fragments, each summed in steps of 16 by one accumulator, then the
+ * eight are added in order. gemm_wgmma.cu has its own order, cuBLASLt chooses its own order for each number of rows. */
 #include "cuda/gemm.cuh"
 
+#include "cuda/gemm_wgmma.cuh"
 #include "cuda/math.cuh"
+#include "cuda/thin.cuh"
 
 #include <assert.h>
 
-#define SEGMENTS 8
-
-/* cuBLASLt pays from here on: more rows than a thin tile, and a weight of 4 MB or more. Under it the product lasts
- * microseconds either way. */
-#define CUBLAS_MIN_WEIGHT ((int64_t)1 << 21)
+#define SEGMENTS THIN_SEGMENTS
 
 struct gemm_shape {
     int32_t n_rows, n_columns, depth, segment; // segment: fragments of 32 k
@@ -34,59 +32,29 @@ __device__ static inline void put(void *c, const struct gemm_shape &shape, int32
     if (output == GEMM_ADD_F32) ((float *)c)[at] += sum;
 }
 
-/* ---- Thin: up to 16 rows, bound by reading the weights ---- */
+/* ---- Thin: up to 16 rows ---- */
 
-#define THIN_COLUMNS 16
-#define THIN_THREADS (SEGMENTS * WARP)
-#define THIN_AHEAD   4 // fragments loaded before the first is used: 64 bytes of weights a lane and column tile
-
-/* One block for 16 columns, one warp for each segment of k. Fragments come straight from device memory: 2 * depth bytes
- * of weights a column, once. */
-template <enum gemm_output output>
-__global__ static void __launch_bounds__(THIN_THREADS)
+/* Grid (groups of column tiles). A group reads 2 * depth bytes of weights a column, once, and 2 * depth for each row.
+ */
+template <enum gemm_output output, int GROUPS, int TILES, int DEPTH>
+__global__ static void __launch_bounds__(GROUPS *THIN_THREADS, 1024 / (GROUPS * THIN_THREADS))
     gemm_thin_kernel(const uint16_t *a, const uint16_t *weight, void *c, struct gemm_shape shape) {
-    __shared__ float partials[SEGMENTS][GEMM_THIN_ROWS][THIN_COLUMNS];
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    int32_t first_column = (int32_t)blockIdx.x * THIN_COLUMNS;
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-
-    /* Lanes past the last row or column read zeros. */
-    bool has_top = g < shape.n_rows, has_bottom = g + 8 < shape.n_rows;
-    bool has_left = first_column + g < shape.n_columns, has_right = first_column + 8 + g < shape.n_columns;
-    const uint16_t *top_row = a + (size_t)g * shape.depth, *bottom_row = top_row + (size_t)8 * shape.depth;
-    const uint16_t *left = weight + (size_t)(first_column + g) * shape.depth, *right = left + (size_t)8 * shape.depth;
-
-    float sums[2][4] = {};
-    int32_t k_end = min((warp + 1) * shape.segment * 32, shape.depth);
-    for (int32_t k0 = warp * shape.segment * 32 + t * 8; k0 - t * 8 < k_end; k0 += THIN_AHEAD * 32) {
-        uint4 columns[THIN_AHEAD][2], rows[THIN_AHEAD][2];
-#pragma unroll
-        for (int i = 0; i < THIN_AHEAD; ++i) {
-            int32_t k = k0 + i * 32;
-            bool inside = k < k_end;
-            columns[i][0] = inside && has_left ? load_once(left + k) : zero;
-            columns[i][1] = inside && has_right ? load_once(right + k) : zero;
-            rows[i][0] = inside && has_top ? *(const uint4 *)(top_row + k) : zero;
-            rows[i][1] = inside && has_bottom ? *(const uint4 *)(bottom_row + k) : zero;
-        }
-#pragma unroll
-        for (int i = 0; i < THIN_AHEAD; ++i) {
-            mma_k32(sums[0], rows[i][0], rows[i][1], columns[i][0]);
-            mma_k32(sums[1], rows[i][0], rows[i][1], columns[i][1]);
-        }
-    }
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) partials[warp][g + i / 2 * 8][n * 8 + t * 2 + i % 2] = sums[n][i];
-    }
+    extern __shared__ uint4 shared[];
+    __shared__ struct thin_sums<TILES> group_sums[GROUPS];
+    int group = threadIdx.x / THIN_THREADS, thread = threadIdx.x % THIN_THREADS, g = threadIdx.x % WARP / 4;
+    int32_t first_column = ((int32_t)blockIdx.x * GROUPS + group) * TILES * 8;
+    struct thin_columns columns = {weight + (size_t)(first_column + g) * shape.depth, (size_t)8 * shape.depth,
+                                   (size_t)16 * shape.depth, (shape.n_columns - first_column) / 8};
+    if (columns.n_tiles <= 0) columns.first = weight;
+    float sums[TILES][4] = {};
+    thin_product<TILES, DEPTH, THIN_ROWS>(
+        columns, shape.depth, shared + group * thin_ring_pieces(TILES, DEPTH),
+        [&] { return thin_rows_at(a, shape.n_rows, shape.depth); }, sums);
+    group_sums[group].put(sums);
     __syncthreads();
 
-    /* One thread per element adds the segments in order. */
-    int row = threadIdx.x / THIN_COLUMNS, column = threadIdx.x % THIN_COLUMNS;
-    float sum = partials[0][row][column];
-    for (int segment = 1; segment < SEGMENTS; ++segment) sum += partials[segment][row][column];
-    put<output>(c, shape, row, first_column + column, sum);
+    int row = thread / (TILES * 8), column = thread % (TILES * 8);
+    if (row < THIN_ROWS) put<output>(c, shape, row, first_column + column, group_sums[group].of(row, column));
 }
 
 /* ---- Tiled: any number of rows ---- */
@@ -132,6 +100,8 @@ __global__ static void __launch_bounds__(TILE_THREADS)
         }
     };
     int warp_row = warp % 2 * 32, warp_column = warp / 2 * 32;
+    let_next_begin();
+    wait_for_previous();
     for (int step = 0; step < TILE_STAGES - 1; ++step) fetch_step(step);
     for (int32_t step = 0; step < n_steps; ++step) {
         copy_wait<TILE_STAGES - 2>();
@@ -163,23 +133,53 @@ __global__ static void __launch_bounds__(TILE_THREADS)
     }
 }
 
+/* One form of the thin kernel for each output. */
+template <int GROUPS, int TILES, int DEPTH> struct thin_form {
+    static constexpr auto bf16 = gemm_thin_kernel<GEMM_BF16, GROUPS, TILES, DEPTH>;
+    static constexpr auto f32 = gemm_thin_kernel<GEMM_F32, GROUPS, TILES, DEPTH>;
+    static constexpr auto add_f32 = gemm_thin_kernel<GEMM_ADD_F32, GROUPS, TILES, DEPTH>;
+
+    static size_t shared_bytes() {
+        return GROUPS * thin_ring_bytes(TILES, DEPTH);
+    }
+    static bool configure(struct error *err) {
+        return allow_shared(bf16, shared_bytes(), err) && allow_shared(f32, shared_bytes(), err) &&
+               allow_shared(add_f32, shared_bytes(), err);
+    }
+    static bool run(const struct device *device, const struct gemm *gemm, struct error *err) {
+        struct launch launch = {dim3((unsigned)divide_up(gemm->n_columns, GROUPS * TILES * 8)),
+                                dim3(GROUPS * THIN_THREADS), shared_bytes()};
+        return launch_kernel(device, launch,
+                             gemm->output == GEMM_BF16  ? bf16
+                             : gemm->output == GEMM_F32 ? f32
+                                                        : add_f32,
+                             err, gemm->a, gemm->weight, gemm->c, shape_of(gemm));
+    }
+};
+
+/* The narrowest products are one block for each SM, which brings most of its weights before it begins. Where columns
+ * are plenty, two tiles halve the reads of rows. */
+using thin_narrow = thin_form<1, 1, 12>;
+using thin_middle = thin_form<2, 1, 4>;
+using thin_wide = thin_form<1, 2, 4>;
+
+bool gemm_configure(struct error *err) {
+    return thin_narrow::configure(err) && thin_middle::configure(err) && thin_wide::configure(err);
+}
+
 bool gemm_thin(struct device *device, const struct gemm *gemm, struct error *err) {
-    static decltype(&gemm_thin_kernel<GEMM_BF16>) const kernels[] = {
-        gemm_thin_kernel<GEMM_BF16>, gemm_thin_kernel<GEMM_F32>, gemm_thin_kernel<GEMM_ADD_F32>}; // by gemm_output
+    int32_t tiles_per_processor = divide_up(gemm->n_columns / 8, device->properties.multiProcessorCount);
     assert(gemm->n_rows <= GEMM_THIN_ROWS);
-    kernels[gemm->output]<<<divide_up(gemm->n_columns, THIN_COLUMNS), THIN_THREADS, 0, device->stream>>>(
-        gemm->a, gemm->weight, gemm->c, shape_of(gemm));
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    if (tiles_per_processor <= 2) return thin_narrow::run(device, gemm, err);
+    return tiles_per_processor <= 8 ? thin_middle::run(device, gemm, err) : thin_wide::run(device, gemm, err);
 }
 
 bool gemm_tiled(struct device *device, const struct gemm *gemm, struct error *err) {
     static decltype(&gemm_tiled_kernel<GEMM_BF16>) const kernels[] = {
         gemm_tiled_kernel<GEMM_BF16>, gemm_tiled_kernel<GEMM_F32>, gemm_tiled_kernel<GEMM_ADD_F32>}; // by gemm_output
     dim3 grid((unsigned)divide_up(gemm->n_rows, TILE), (unsigned)divide_up(gemm->n_columns, TILE));
-    kernels[gemm->output]<<<grid, TILE_THREADS, 0, device->stream>>>(gemm->a, gemm->weight, gemm->c, shape_of(gemm));
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    struct launch launch = {grid, dim3(TILE_THREADS)};
+    return launch_kernel(device, launch, kernels[gemm->output], err, gemm->a, gemm->weight, gemm->c, shape_of(gemm));
 }
 
 bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err) {
@@ -188,6 +188,7 @@ bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err)
                     gemm->n_columns, gemm->depth);
     if (gemm->n_rows == 0) return true;
     if (gemm->n_rows <= GEMM_THIN_ROWS) return gemm_thin(device, gemm, err);
-    if ((int64_t)gemm->n_columns * gemm->depth < CUBLAS_MIN_WEIGHT) return gemm_tiled(device, gemm, err);
+    if (gemm_is_small(gemm)) return gemm_tiled(device, gemm, err);
+    if (gemm_wgmma_pays(device, gemm)) return gemm_wgmma(device, gemm, err);
     return gemm_cublas(device, gemm, err);
 }

@@ -12,14 +12,19 @@ struct gemm {
     enum gemm_output output;
 };
 
+/* Under 4 MB of weights a product lasts microseconds whichever kernel makes it: then one whose sums are gemm_thin's. */
+static inline bool gemm_is_small(const struct gemm *gemm) {
+    return (int64_t)gemm->n_columns * gemm->depth < (int64_t)1 << 21;
+}
+
 /* ERR_INVALID when depth or n_columns is not a multiple of 8. */
 bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err);
 
-/* The three behind gemm_run; tests call them alone. */
+/* Behind gemm_run, beside gemm_wgmma.cuh; tests call them alone. */
 bool gemm_thin(struct device *device, const struct gemm *gemm, struct error *err); // n_rows <= GEMM_THIN_ROWS
 bool gemm_tiled(struct device *device, const struct gemm *gemm, struct error *err);
 bool gemm_cublas(struct device *device, const struct gemm *gemm, struct error *err);
 
-#define GEMM_THIN_ROWS 16
+#define GEMM_THIN_ROWS 16 // THIN_ROWS of thin.cuh
 
 #endif

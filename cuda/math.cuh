@@ -28,6 +28,35 @@ __device__ static inline uint16_t bf16_bits(float value) {
     return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
+/* Neighbours; two at once where they are two, at an address that is a multiple of their size. add_f32 does not wait for
+ * what it adds to. */
+template <int N> __device__ static inline void store_bf16(uint16_t *to, const float (&values)[N]) {
+    if constexpr (N == 2) {
+        *(uint32_t *)to = bf16_pair(values[0], values[1]);
+    } else {
+        for (int i = 0; i < N; ++i) to[i] = bf16_bits(values[i]);
+    }
+}
+template <int N> __device__ static inline void store_f32(float *to, const float (&values)[N]) {
+    if constexpr (N == 2) {
+        *(float2 *)to = make_float2(values[0], values[1]);
+    } else {
+        for (int i = 0; i < N; ++i) to[i] = values[i];
+    }
+}
+template <int N> __device__ static inline void add_f32(float *to, const float (&values)[N]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    constexpr bool pairs = N == 2;
+    if constexpr (pairs)
+        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(values[0]), "f"(values[1]));
+#else
+    constexpr bool pairs = false;
+#endif
+    if constexpr (!pairs) {
+        for (int i = 0; i < N; ++i) atomicAdd(to + i, values[i]);
+    }
+}
+
 __device__ static inline float warp_sum(float value) {
     for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(ALL_LANES, value, step);
     return value;

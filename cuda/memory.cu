@@ -78,12 +78,16 @@ static bool device_init(struct device *device, struct error *err) {
     if (!check_properties(device, err)) return false;
     device->max_dynamic_shared = device->properties.sharedMemPerBlockOptin - MAX_STATIC_SHARED;
     CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking), err);
+    for (cudaEvent_t &event : device->read_ends)
+        CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), err);
     CUBLAS_TRY(cublasLtCreate(&device->blas), err);
     CUDA_TRY(cudaMalloc(&device->blas_workspace, CUBLAS_WORKSPACE), err);
     CUDA_TRY(cudaMalloc((void **)&device->rope, MAX_HEAD_DIM / 2 * sizeof(float)), err);
     device->plans = (struct gemm_plan *)calloc(GEMM_PLANS, sizeof *device->plans);
     if (!device->plans) return fail(err, ERR_MEMORY, "no memory for %d plans of products", GEMM_PLANS);
-    return rmsnorm_qkv_configure(device, err) && paged_prefill_configure(err);
+    return rmsnorm_qkv_configure(device, err) && rmsnorm_qkv_thin_configure(err) && mlp_thin_configure(err) &&
+           gemm_configure(err) && wgmma_configure(device, err) && paged_decode_configure(device, err) &&
+           paged_prefill_configure(device, err);
 }
 
 extern "C" int cuda_device_count(void) {
@@ -120,6 +124,11 @@ void cuda_device_destroy(struct device *device) {
     if (device->blas) cublasLtDestroy(device->blas);
     cudaFree(device->blas_workspace);
     cudaFree(device->rope);
+    cudaFree(device->decode_arrivals);
+    cudaFree(device->prefill_claims);
+    for (cudaEvent_t event : device->read_ends) {
+        if (event) cudaEventDestroy(event);
+    }
     if (device->stream) cudaStreamDestroy(device->stream);
     free(device->plans);
     free(device);
@@ -185,6 +194,19 @@ bool cuda_copy_to_host(struct device *device, void *to, const void *from, size_t
     if (!device_use(device, err)) return false;
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream), err);
     CUDA_TRY(cudaStreamSynchronize(device->stream), err);
+    return true;
+}
+
+bool cuda_read_begin(struct device *device, int32_t slot, void *to, const void *from, size_t bytes, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream), err);
+    CUDA_TRY(cudaEventRecord(device->read_ends[slot], device->stream), err);
+    return true;
+}
+
+bool cuda_read_wait(struct device *device, int32_t slot, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaEventSynchronize(device->read_ends[slot]), err);
     return true;
 }
 

@@ -6,6 +6,8 @@
 
 bool cuda_embed(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool rmsnorm_qkv_many(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool rmsnorm_qkv_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,
                                struct error *err);
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err);
@@ -29,6 +31,15 @@ void cuda_free_host(struct device *device, void *memory);
 bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
 bool cuda_copy_to_host(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
 bool cuda_synchronize(struct device *device, struct error *err);
+bool cuda_read_begin(struct device *device, int32_t slot, void *to, const void *from, size_t bytes, struct error *err);
+bool cuda_read_wait(struct device *device, int32_t slot, struct error *err);
 bool cuda_measure_bandwidth(struct device *device, double *bytes_per_second, struct error *err);
+
+bool cuda_recordings_create(struct context *ctx, int32_t *n_recordings, struct error *err);
+void cuda_recordings_destroy(struct context *ctx);
+bool cuda_record_begin(struct context *ctx, int32_t index, struct error *err);
+bool cuda_record_end(struct context *ctx, int32_t index, struct error *err);
+int32_t cuda_padded_rows(const struct context *ctx, int32_t n_rows);
+bool cuda_replay(const struct context *ctx, bool *replayed, struct error *err);
 
 #endif

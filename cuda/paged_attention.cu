@@ -4,7 +4,8 @@
 #include "cuda/ops.cuh"
 
 size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
-    return attention_splits_bytes(shape, limits);
+    (void)limits;
+    return paged_decode_workspace_bytes(shape);
 }
 
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err) {

@@ -17,18 +17,13 @@ struct attention_params {
     float scale_log2; // log2(e) / sqrt(head_dim): softmax in powers of two
 };
 
-/* Splits of a sequence's keys in decode. The length is fixed for a context, so that a split begins at the same position
- * in every step: that, and not the batch, decides the order of a row's sums. */
-struct attention_splits {
-    int32_t max_splits; // of one sequence
-    int32_t split_tokens;
-    float *outputs;     // [max_seqs][n_heads][max_splits][head_dim] not yet divided by the sum
-    float2 *statistics; // [max_seqs][n_heads][max_splits] maximum and sum
-};
-size_t attention_splits_bytes(const struct model_shape *shape, const struct context_limits *limits);
+size_t paged_decode_workspace_bytes(const struct model_shape *shape);
 
 bool paged_decode(const struct context *ctx, const struct attention_params *params, struct error *err);
 bool paged_prefill(const struct context *ctx, const struct attention_params *params, struct error *err);
+/* The same where paged_prefill has no wgmma. */
+bool paged_prefill_mma(const struct context *ctx, const struct attention_params *params, struct error *err);
+bool paged_prefill_mma_configure(struct error *err);
 
 /* Where the head_dim values of a position begin, in its block. */
 __device__ static inline size_t kv_line(const struct attention_params &p, int32_t block, int32_t position,

@@ -1,235 +1,376 @@
-/* Attention of sequences with one row. All query heads of a KV head are one 16-row tile, so keys and values are read
- * once for them; they come straight from device memory into tensor core fragments.
+/* Attention of sequences with one row: which block reads which keys is told in decode_work.cuh. In each block two warps
+ * fetch rounds of 64 keys into shared memory and four compute; all query heads of a KV head share what is read.
  *
- * Order of sums: 16 keys at a time; a warp takes every fourth group of its split; four warps, then the splits, are
- * added in order. All of it follows from positions, none from the batch. P is rounded to bf16, as is the result. */
-#include "cuda/paged_attention.cuh"
+ * The result of a sequence follows from its own length and content, bit by bit, whatever shares the launch. Maxima are
+ * rounded up to integers, so that a change of the maximum scales by a power of two: exact, whenever it is done. P is
+ * rounded to bf16, as is the result. */
+#include "cuda/decode_fetch.cuh"
 
-#define DECODE_WARPS      4
-#define DECODE_THREADS    (DECODE_WARPS * WARP)
-#define GROUP_KEYS        16
-#define TILE_HEADS        16
-#define MIN_SPLIT_TOKENS  256
-#define MAX_PARTIAL_BYTES ((size_t)256 << 20) // longer splits where 256 tokens each would take more workspace
+#define COMPUTE_THREADS (COMPUTE_WARPS * WARP)
+#define DECODE_THREADS  (COMPUTE_THREADS + FETCH_WARPS * WARP)
+#define FEW_SEQUENCES   2 // up to which one block an SM is better than two: it leaves room for the kernels around it
+#define NO_SCORE        (-(1 << 30))
 
-static int32_t max_splits_of(const struct context_limits *limits, int32_t split_tokens) {
-    return divide_up(limits->max_blocks * limits->block_size, split_tokens);
+/* Sums of one thread over some keys: of heads 2t and 2t + 1, and of each d-tile of its warp d = g of both, then g + 8.
+ * They are to be multiplied by 2^maximum. */
+template <int TILES> struct sums {
+    int32_t maximum[2];
+    float weight[2];
+    float output[TILES][4];
+};
+
+/* The same in the workspace, by warp and lane. */
+template <int TILES> struct stored_sums {
+    float4 output[TILES][COMPUTE_THREADS];
+    int4 heads[COMPUTE_WARPS][TILE_HEADS / 2]; // maxima and weights
+};
+
+__device__ static inline void compute_sync() {
+    asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_THREADS) : "memory");
 }
 
-static size_t n_partials(const struct model_shape *shape, const struct context_limits *limits, int32_t split_tokens) {
-    return (size_t)limits->max_seqs * (size_t)shape->n_heads * (size_t)max_splits_of(limits, split_tokens);
+/* Four 8x8 tiles of bf16, lane l giving row l % 8 of tile l / 8: A fragments, or B fragments from rows of columns. */
+__device__ static inline uint4 load_tiles(const uint4 *from) {
+    uint4 out;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
+    return out;
+}
+__device__ static inline uint4 load_tiles_transposed(const uint4 *from) {
+    uint4 out;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
+    return out;
 }
 
-static size_t partial_bytes(const struct model_shape *shape) {
-    return (size_t)shape->head_dim * sizeof(float) + sizeof(float2);
+__device__ static inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
-static int32_t split_tokens_of(const struct model_shape *shape, const struct context_limits *limits) {
-    int32_t tokens = MIN_SPLIT_TOKENS;
-    while (max_splits_of(limits, tokens) > 1 &&
-           n_partials(shape, limits, tokens) * partial_bytes(shape) > MAX_PARTIAL_BYTES)
-        tokens *= 2;
-    return tokens;
+/* 2^x of x <= 0, and the same twice as bf16; 0 below 2^-126. */
+__device__ static inline float power_of_two(int32_t x) {
+    return __int_as_float(max(x + 127, 0) << 23);
+}
+__device__ static inline uint32_t power_of_two_pair(int32_t x) {
+    return (uint32_t)max(x + 127, 0) * ((1u << 23) + (1u << 7));
+}
+__device__ static inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+    __nv_bfloat162 product = __hmul2(*(__nv_bfloat162 *)&a, *(__nv_bfloat162 *)&b);
+    return *(uint32_t *)&product;
 }
 
-size_t attention_splits_bytes(const struct model_shape *shape, const struct context_limits *limits) {
-    return n_partials(shape, limits, split_tokens_of(shape, limits)) * partial_bytes(shape);
+template <int TILES> __device__ static inline void clear(struct sums<TILES> &sums) {
+    sums = {};
+    sums.maximum[0] = sums.maximum[1] = NO_SCORE;
 }
 
-static struct attention_splits splits_from(const struct context *ctx) {
-    struct attention_splits splits = {};
-    splits.split_tokens = split_tokens_of(ctx->shape, &ctx->limits);
-    splits.max_splits = max_splits_of(&ctx->limits, splits.split_tokens);
-    splits.outputs = (float *)ctx->scratch.workspace;
-    splits.statistics = (float2 *)(splits.outputs + n_partials(ctx->shape, &ctx->limits, splits.split_tokens) *
-                                                        (size_t)ctx->shape->head_dim);
-    return splits;
-}
-
-/* Bits 16 i of two keys' values side by side, as a B fragment wants them: i = 0 the low halves, 1 the high ones. */
-__device__ static inline uint32_t pair_halves(uint32_t first, uint32_t second, int i) {
-    return __byte_perm(first, second, i == 0 ? 0x5410 : 0x7632);
-}
-
-__device__ static inline uint32_t word_of(const uint4 &v, int i) {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
-/* Grid (splits, KV heads times head tiles, sequences), four warps. A block reads 4 * head_dim bytes for each key of its
- * split, once for up to 16 query heads, and writes one partial result for each of them. */
-template <int HEAD_DIM>
-__global__ static void __launch_bounds__(DECODE_THREADS)
-    paged_decode_kernel(const __grid_constant__ struct attention_params p,
-                        const __grid_constant__ struct attention_splits splits) {
-    constexpr int k_blocks = HEAD_DIM / 32, d_tiles = HEAD_DIM / 8, d_halves = HEAD_DIM / 64;
-    __shared__ float outputs[DECODE_WARPS][TILE_HEADS][HEAD_DIM];
-    __shared__ float2 statistics[DECODE_WARPS][TILE_HEADS];
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    int32_t seq = blockIdx.z, group = p.n_heads / p.n_kv_heads, tiles = (group + TILE_HEADS - 1) / TILE_HEADS;
-    int32_t kv_head = (int32_t)blockIdx.y / tiles, head_in_group = (int32_t)blockIdx.y % tiles * TILE_HEADS;
-    int32_t first_head = kv_head * group + head_in_group, n_tile_heads = min(TILE_HEADS, group - head_in_group);
-    int32_t kv_len = p.kv_lens[seq], begin = (int32_t)blockIdx.x * splits.split_tokens;
-    int32_t end = min(kv_len, begin + splits.split_tokens);
-    if (begin >= kv_len) return;
-    const int32_t *block_table = p.block_tables + (size_t)seq * p.max_blocks;
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-
-    /* Queries: rows of the A tile, the same for every key. */
-    const uint16_t *q = p.q + ((size_t)seq * p.n_heads + first_head) * HEAD_DIM;
-    uint4 query[k_blocks][2];
+/* Every sum of more than a round is made by this function. The products are exact. */
+template <int TILES> __device__ static inline void add(struct sums<TILES> &to, const struct sums<TILES> &more) {
 #pragma unroll
-    for (int k = 0; k < k_blocks; ++k) {
-        query[k][0] = g < n_tile_heads ? *(const uint4 *)(q + (size_t)g * HEAD_DIM + k * 32 + t * 8) : zero;
-        query[k][1] = g + 8 < n_tile_heads ? *(const uint4 *)(q + (size_t)(g + 8) * HEAD_DIM + k * 32 + t * 8) : zero;
+    for (int i = 0; i < 2; ++i) {
+        int32_t highest = max(to.maximum[i], more.maximum[i]);
+        float a = power_of_two(to.maximum[i] - highest), b = power_of_two(more.maximum[i] - highest);
+        to.maximum[i] = highest;
+        to.weight[i] = to.weight[i] * a + more.weight[i] * b;
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int k = i; k < 4; k += 2) to.output[tile][k] = to.output[tile][k] * a + more.output[tile][k] * b;
+        }
     }
+}
 
-    /* Eight keys from a multiple of 8 on lie in one block, as block_size is a multiple of 8. */
-    auto block_at = [&](int32_t position) { return position < end ? block_table[block_of(p.divider, position)] : 0; };
-    int32_t position = begin + warp * GROUP_KEYS, blocks[2] = {block_at(position), block_at(position + 8)};
+template <int TILES>
+__device__ static inline void store(struct stored_sums<TILES> &to, const struct sums<TILES> &from) {
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile)
+        to.output[tile][threadIdx.x] =
+            make_float4(from.output[tile][0], from.output[tile][1], from.output[tile][2], from.output[tile][3]);
+    if (lane >= TILE_HEADS / 2) return;
+    to.heads[warp][lane] =
+        make_int4(from.maximum[0], from.maximum[1], __float_as_int(from.weight[0]), __float_as_int(from.weight[1]));
+}
 
-    float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}; // of rows g and g + 8
-    float output[d_tiles][4] = {};
-    for (; position < end; position += DECODE_WARPS * GROUP_KEYS) {
-        /* Loads, all before the first use. Keys: lane (g, t) takes 8t … 8t + 7 of each 32 of key 8 n + g. Values: it
-         * takes d = 64 h + 8g … 8g + 7 of keys 8 n + 2t and 8 n + 2t + 1. Past the end: zeros, as memory there may
-         * hold anything. */
-        uint4 key[2][k_blocks], value[2][2][d_halves];
+/* This warp's part is in the workspace, and true: it is the last to say so. */
+__device__ static inline bool arrive_last(uint32_t *n_arrivals, int32_t n_stored, int32_t n_units) {
+    uint32_t before = 0;
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) {
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                     : "=r"(before)
+                     : "l"(n_arrivals), "r"(n_stored)
+                     : "memory");
+        if (before + n_stored == (uint32_t)n_units) *n_arrivals = 0;
+    }
+    return __shfl_sync(ALL_LANES, before, 0) + n_stored == (uint32_t)n_units;
+}
+
+/* Volatile: all loads of a batch before the first use. */
+__device__ static inline int4 load_stored(const void *from) {
+    int4 value;
+    asm volatile("ld.relaxed.gpu.global.v4.s32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(from)
+                 : "memory");
+    return value;
+}
+
+/* The sum of a task from its units: of those of each split in order, then of the splits. */
+template <int TILES>
+__device__ static inline void add_stored(struct sums<TILES> &to, const struct stored_sums<TILES> *from, int32_t count,
+                                         int32_t split_units) {
+    constexpr int batch = 2 * MIN_SPLIT_ROUNDS; // of whole splits
+    int warp = threadIdx.x / WARP, t = threadIdx.x % 4;
+#pragma unroll 1
+    for (int32_t first = 0; first < count; first += batch) {
+        int4 heads[batch], output[batch][TILES];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            int32_t first = position + 8 * n;
-            size_t line = kv_line(p, blocks[n], first, kv_head, HEAD_DIM);
+        for (int i = 0; i < batch; ++i) {
+            const struct stored_sums<TILES> &one = from[min(first + i, count - 1)];
+            heads[i] = load_stored(&one.heads[warp][t]);
 #pragma unroll
-            for (int k = 0; k < k_blocks; ++k)
-                key[n][k] = first + g < end ? load_once(p.keys + line + g * HEAD_DIM + k * 32 + t * 8) : zero;
+            for (int tile = 0; tile < TILES; ++tile) output[i][tile] = load_stored(&one.output[tile][threadIdx.x]);
+        }
+        struct sums<TILES> split = {};
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const uint16_t *from = p.values + line + (2 * t + i) * HEAD_DIM + g * 8;
+        for (int i = 0; i < batch; ++i) {
+            split.maximum[0] = i == 0 ? heads[i].x : max(split.maximum[0], heads[i].x);
+            split.maximum[1] = i == 0 ? heads[i].y : max(split.maximum[1], heads[i].y);
+        }
 #pragma unroll
-                for (int h = 0; h < d_halves; ++h)
-                    value[n][i][h] = first + 2 * t + i < end ? load_once(from + h * 64) : zero;
+        for (int i = 0; i < batch; ++i) {
+            bool valid = first + i < count;
+            float a = valid ? power_of_two(heads[i].x - split.maximum[0]) : 0;
+            float b = valid ? power_of_two(heads[i].y - split.maximum[1]) : 0;
+            split.weight[0] += __int_as_float(heads[i].z) * a;
+            split.weight[1] += __int_as_float(heads[i].w) * b;
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+                split.output[tile][0] += __int_as_float(output[i][tile].x) * a;
+                split.output[tile][1] += __int_as_float(output[i][tile].y) * b;
+                split.output[tile][2] += __int_as_float(output[i][tile].z) * a;
+                split.output[tile][3] += __int_as_float(output[i][tile].w) * b;
             }
-            blocks[n] = block_at(first + DECODE_WARPS * GROUP_KEYS); // for the next round
+            if (((i + 1) & (split_units - 1)) != 0) continue;
+            add(to, split);
+            split.weight[0] = split.weight[1] = 0;
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k) split.output[tile][k] = 0;
+            }
+        }
+    }
+}
+
+/* Four warps. A warp takes 16 keys of a round for the scores, then a quarter of the dimensions, over all 64 keys, for
+ * the output. */
+template <int HEAD_DIM>
+__device__ static inline void compute_rounds(const struct attention_params &p, const struct decode_work &work,
+                                             const struct stage<HEAD_DIM> *stages, struct ring &ring) {
+    constexpr int d_steps = HEAD_DIM / 16, tiles = d_steps / COMPUTE_WARPS;
+    __shared__ uint4 weights[2][ROUND_KEYS]; // bf16 [key][head], in turns
+    __shared__ int4 maxima[2][TILE_HEADS];   // [head][warp]
+    int thread = threadIdx.x, warp = thread / WARP, lane = thread % WARP, g = lane / 4, t = lane % 4;
+    uint4 query[d_steps / 2];
+    struct sums<tiles> task, split;
+    int32_t n_stored = 0;
+    clear(task);
+    clear(split);
+    wait_for_previous();
+    struct cursor cursor = {};
+#pragma unroll 1
+    for (int turn = 0;; turn ^= 1, advance(work, cursor)) {
+        barrier_wait(&ring.full[cursor.slot], cursor.parity);
+        const struct stage<HEAD_DIM> &now = stages[cursor.slot];
+        const struct round_info info = ring.infos[cursor.slot];
+        if (info.n_keys == 0) return;
+        if (info.fresh) {
+#pragma unroll
+            for (int i = 0; i < d_steps / 2; ++i)
+                query[i] = load_tiles(now.queries + spot<HEAD_DIM>(lane % 8, 4 * i + lane / 8));
         }
 
-        /* Scores of 16 heads and 16 keys. */
+        /* Scores of 16 keys by 8 heads; even and odd steps apart, so that a product does not wait for the one before
+         * it. */
         float score[2][4] = {};
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-#pragma unroll
-            for (int k = 0; k < k_blocks; ++k) mma_k32(score[n], query[k][0], query[k][1], key[n][k]);
+        for (int i = 0; i < d_steps; ++i) {
+            uint4 a = load_tiles(now.keys + spot<HEAD_DIM>(warp * 16 + lane % 16, 2 * i + lane / 16));
+            const uint4 &q = query[i / 2];
+            mma_k16(score[i % 2], a.x, a.y, a.z, a.w, i % 2 ? q.z : q.x, i % 2 ? q.w : q.y);
         }
 
-        /* Softmax with a running maximum, for rows g and g + 8. */
+        /* Weights, under the largest score of the warp. */
+        float s[4];
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            float highest = maximum[r];
+        for (int i = 0; i < 4; ++i)
+            s[i] = warp * 16 + g + i / 2 * 8 < info.n_keys ? (score[0][i] + score[1][i]) * p.scale_log2 : -INFINITY;
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float &s = score[i / 2][r * 2 + i % 2];
-                s = position + i / 2 * 8 + 2 * t + i % 2 < end ? s * p.scale_log2 : -INFINITY;
-                highest = fmaxf(highest, s);
+        for (int i = 0; i < 2; ++i) {
+            float largest = fmaxf(s[i], s[i + 2]);
+            for (int step = 4; step < WARP; step *= 2)
+                largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, step));
+            int32_t highest = max(__float2int_ru(largest), NO_SCORE);
+            if (g == 0) ((int32_t *)maxima[turn])[(2 * t + i) * COMPUTE_WARPS + warp] = highest;
+            s[i] = exp2_fast(s[i] - (float)highest);
+            s[i + 2] = exp2_fast(s[i + 2] - (float)highest);
+        }
+        ((uint32_t *)weights[turn])[(warp * 16 + g) * 4 + t] = bf16_pair(s[0], s[1]);
+        ((uint32_t *)weights[turn])[(warp * 16 + g + 8) * 4 + t] = bf16_pair(s[2], s[3]);
+        compute_sync();
+
+        /* Under the largest of the round. */
+        int4 of_warps = maxima[turn][g];
+        int32_t largest = max(max(of_warps.x, of_warps.y), max(of_warps.z, of_warps.w));
+        const uint32_t factors[COMPUTE_WARPS] = {
+            power_of_two_pair(of_warps.x - largest), power_of_two_pair(of_warps.y - largest),
+            power_of_two_pair(of_warps.z - largest), power_of_two_pair(of_warps.w - largest)};
+        uint32_t b[COMPUTE_WARPS][2];
+#pragma unroll
+        for (int i = 0; i < COMPUTE_WARPS; i += 2) {
+            uint4 pair = load_tiles_transposed(weights[turn] + i * 16 + lane);
+            b[i][0] = multiply_pairs(pair.x, factors[i]);
+            b[i][1] = multiply_pairs(pair.y, factors[i]);
+            b[i + 1][0] = multiply_pairs(pair.z, factors[i + 1]);
+            b[i + 1][1] = multiply_pairs(pair.w, factors[i + 1]);
+        }
+
+        /* Output of this warp's dimensions; the weights themselves are summed as a row of ones. */
+        const uint32_t ones = 0x3f803f80u;
+        struct sums<tiles> round = {};
+        float total[4] = {};
+#pragma unroll
+        for (int i = 0; i < COMPUTE_WARPS; ++i) {
+#pragma unroll
+            for (int tile = 0; tile < tiles; ++tile) {
+                int key = i * 16 + lane / 16 * 8 + lane % 8, piece_of_row = (warp * tiles + tile) * 2 + lane / 8 % 2;
+                uint4 a = load_tiles_transposed(now.values + spot<HEAD_DIM>(key, piece_of_row));
+                mma_k16(round.output[tile], a.x, a.y, a.z, a.w, b[i][0], b[i][1]);
             }
-            highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 2));
-            float correction = exp2f(maximum[r] - highest);
-            maximum[r] = highest;
-            sum[r] *= correction;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float &s = score[i / 2][r * 2 + i % 2];
-                s = exp2f(s - highest);
-                sum[r] += s;
-            }
-#pragma unroll
-            for (int d = 0; d < d_tiles; ++d) {
-                output[d][r * 2] *= correction;
-                output[d][r * 2 + 1] *= correction;
-            }
+            mma_k16(total, ones, ones, ones, ones, b[i][0], b[i][1]);
         }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&ring.empty[cursor.slot]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            round.maximum[i] = __shfl_sync(ALL_LANES, largest, (2 * t + i) * 4);
+            round.weight[i] = total[i];
+        }
+        add(split, round);
+        if (!info.ends_sum) continue;
 
-        /* Output += P · V. Scores are already an A fragment. Column g of tile 8 h + i is d = 64 h + 8g + i. */
-        uint32_t a0 = bf16_pair(score[0][0], score[0][1]), a1 = bf16_pair(score[0][2], score[0][3]);
-        uint32_t a2 = bf16_pair(score[1][0], score[1][1]), a3 = bf16_pair(score[1][2], score[1][3]);
-#pragma unroll
-        for (int d = 0; d < d_tiles; ++d) {
-            int h = d / 8, word = d % 8 / 2, half = d % 2;
-            uint32_t b0 = pair_halves(word_of(value[0][0][h], word), word_of(value[0][1][h], word), half);
-            uint32_t b1 = pair_halves(word_of(value[1][0][h], word), word_of(value[1][1][h], word), half);
-            mma_k16(output[d], a0, a1, a2, a3, b0, b1);
-        }
-    }
-
-    /* Warps meet in shared memory. */
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        sum[r] += __shfl_xor_sync(ALL_LANES, sum[r], 1);
-        sum[r] += __shfl_xor_sync(ALL_LANES, sum[r], 2);
-        if (t == 0) statistics[warp][g + r * 8] = make_float2(maximum[r], sum[r]);
-#pragma unroll
-        for (int d = 0; d < d_tiles; ++d) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                outputs[warp][g + r * 8][d / 8 * 64 + (2 * t + i) * 8 + d % 8] = output[d][r * 2 + i];
-        }
-    }
-    __syncthreads();
-
-    bool alone = kv_len <= splits.split_tokens;
-    for (int i = threadIdx.x; i < n_tile_heads * HEAD_DIM; i += DECODE_THREADS) {
-        int head = i / HEAD_DIM, d = i % HEAD_DIM;
-        float highest = -INFINITY, total = 0, out = 0;
-        for (int w = 0; w < DECODE_WARPS; ++w) highest = fmaxf(highest, statistics[w][head].x);
-        for (int w = 0; w < DECODE_WARPS; ++w) {
-            float share = exp2f(statistics[w][head].x - highest); // 0 of a warp without keys
-            total += share * statistics[w][head].y;
-            out += share * outputs[w][head][d];
-        }
-        size_t row = (size_t)seq * p.n_heads + first_head + head;
-        size_t partial = row * splits.max_splits + blockIdx.x;
-        if (alone) {
-            p.attention[row * HEAD_DIM + d] = bf16_bits(out / total);
+        auto *stored = (struct stored_sums<tiles> *)work.stored + info.stored;
+        if (info.whole) {
+            add(task, split);
         } else {
-            splits.outputs[partial * HEAD_DIM + d] = out;
-            if (d == 0) splits.statistics[partial] = make_float2(highest, total);
+            store(stored[info.unit], split);
+            n_stored++;
         }
+        clear(split);
+        if (!info.ends_task) continue;
+
+        /* The last of several blocks adds what all have stored, each warp for its dimensions. */
+        if (!info.whole) {
+            uint32_t *n_arrivals = work.n_arrivals + info.number * COMPUTE_WARPS + warp;
+            int32_t n_mine = n_stored;
+            n_stored = 0;
+            if (!arrive_last(n_arrivals, n_mine, info.n_units)) continue;
+            add_stored(task, stored, info.n_units, info.split_units);
+        }
+        uint16_t *to = p.attention + (size_t)info.line * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            if (2 * t + i >= info.n_heads) break;
+            float inverse = 1.0f / task.weight[i];
+#pragma unroll
+            for (int tile = 0; tile < tiles; ++tile) {
+                uint16_t *line = to + (2 * t + i) * HEAD_DIM + (warp * tiles + tile) * 16 + g;
+                line[0] = bf16_bits(task.output[tile][i] * inverse);
+                line[8] = bf16_bits(task.output[tile][i + 2] * inverse);
+            }
+        }
+        clear(task);
     }
 }
 
-/* Grid (heads, sequences), one thread for each d: adds the splits of a row in order. Reads 4 * head_dim bytes a
- * split. */
-__global__ static void __launch_bounds__(MAX_HEAD_DIM)
-    combine_splits_kernel(const __grid_constant__ struct attention_params p,
-                          const __grid_constant__ struct attention_splits splits) {
-    int32_t kv_len = p.kv_lens[blockIdx.y], head_dim = (int32_t)blockDim.x, d = threadIdx.x;
-    if (kv_len <= splits.split_tokens) return; // written by its only split
-    int32_t n_splits = (kv_len + splits.split_tokens - 1) / splits.split_tokens;
-    size_t row = (size_t)blockIdx.y * p.n_heads + blockIdx.x;
-    const float2 *statistics = splits.statistics + row * splits.max_splits;
-    const float *outputs = splits.outputs + row * splits.max_splits * head_dim;
-    float highest = -INFINITY, total = 0, out = 0;
-    for (int32_t s = 0; s < n_splits; ++s) highest = fmaxf(highest, statistics[s].x);
-    for (int32_t s = 0; s < n_splits; ++s) {
-        float share = exp2f(statistics[s].x - highest);
-        total += share * statistics[s].y;
-        out += share * outputs[(size_t)s * head_dim + d];
+/* Each key costs 4 * head_dim bytes, read once for up to eight query heads. */
+template <int HEAD_DIM>
+__global__ static void __launch_bounds__(DECODE_THREADS, 2)
+    paged_decode_kernel(const __grid_constant__ struct attention_params p,
+                        const __grid_constant__ struct decode_work work) {
+    extern __shared__ uint4 shared[];
+    __shared__ struct ring ring;
+    auto *stages = (struct stage<HEAD_DIM> *)shared;
+    if (threadIdx.x < MAX_STAGES) {
+        barrier_init(&ring.full[threadIdx.x], FETCH_WARPS * WARP + 1);
+        barrier_init(&ring.empty[threadIdx.x], COMPUTE_WARPS);
     }
-    p.attention[row * head_dim + d] = bf16_bits(out / total);
+    __syncthreads();
+    if (threadIdx.x < COMPUTE_THREADS)
+        compute_rounds<HEAD_DIM>(p, work, stages, ring);
+    else
+        fetch_rounds<HEAD_DIM>(p, work, stages, ring);
+}
+
+static size_t stored_bytes(const struct model_shape *shape) {
+    return shape->head_dim == 64 ? sizeof(struct stored_sums<1>) : sizeof(struct stored_sums<2>);
+}
+
+static size_t stage_bytes(const struct model_shape *shape) {
+    return shape->head_dim == 64 ? sizeof(struct stage<64>) : sizeof(struct stage<128>);
+}
+
+static int32_t head_tiles_of(const struct model_shape *shape) {
+    return divide_up(shape->n_heads / shape->n_kv_heads, TILE_HEADS);
+}
+
+static int32_t max_splits_of(const struct model_shape *shape) {
+    int32_t splits = SEQUENCE_SPLITS / (shape->n_kv_heads * head_tiles_of(shape));
+    return splits < 1 ? 1 : splits > MAX_SPLITS ? MAX_SPLITS : splits;
+}
+
+size_t paged_decode_workspace_bytes(const struct model_shape *shape) {
+    return (size_t)MAX_BLOCKS * (size_t)max_splits_of(shape) * stored_bytes(shape);
+}
+
+bool paged_decode_configure(struct device *device, struct error *err) {
+    size_t bytes = MAX_BLOCKS * COMPUTE_WARPS * sizeof *device->decode_arrivals;
+    CUDA_TRY(cudaMalloc((void **)&device->decode_arrivals, bytes), err);
+    CUDA_TRY(cudaMemsetAsync(device->decode_arrivals, 0, bytes, device->stream), err);
+    CUDA_TRY(cudaFuncSetAttribute(paged_decode_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)device->max_dynamic_shared),
+             err);
+    CUDA_TRY(cudaFuncSetAttribute(paged_decode_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)device->max_dynamic_shared),
+             err);
+    return true;
 }
 
 bool paged_decode(const struct context *ctx, const struct attention_params *params, struct error *err) {
-    struct attention_splits splits = splits_from(ctx);
-    int32_t n_splits = divide_up(ctx->batch.max_kv_len, splits.split_tokens);
-    int32_t head_tiles = divide_up(params->n_heads / params->n_kv_heads, TILE_HEADS);
-    dim3 grid((unsigned)n_splits, (unsigned)(params->n_kv_heads * head_tiles), (unsigned)ctx->batch.n_decode);
-    if (ctx->shape->head_dim == 64)
-        paged_decode_kernel<64><<<grid, DECODE_THREADS, 0, ctx->device->stream>>>(*params, splits);
-    else
-        paged_decode_kernel<128><<<grid, DECODE_THREADS, 0, ctx->device->stream>>>(*params, splits);
-    CUDA_TRY(cudaGetLastError(), err);
-    if (n_splits == 1) return true;
+    const struct device *device = ctx->device;
+    struct decode_work work = {};
+    work.n_seqs = ctx->batch.n_decode;
+    work.head_tiles = head_tiles_of(ctx->shape);
+    work.max_splits = max_splits_of(ctx->shape);
+    work.n_multiprocessors = device->properties.multiProcessorCount;
+    work.n_stages = (int32_t)(device->max_dynamic_shared / stage_bytes(ctx->shape));
+    if (work.n_stages > MAX_STAGES) work.n_stages = MAX_STAGES;
+    work.stored = ctx->scratch.workspace;
+    work.n_arrivals = device->decode_arrivals;
 
-    dim3 rows((unsigned)params->n_heads, (unsigned)ctx->batch.n_decode);
-    combine_splits_kernel<<<rows, (unsigned)ctx->shape->head_dim, 0, ctx->device->stream>>>(*params, splits);
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    int32_t n_blocks = work.n_multiprocessors * (work.n_seqs <= FEW_SEQUENCES ? 1 : 2);
+    struct launch launch = {};
+    launch.grid = dim3((unsigned)(n_blocks < MAX_BLOCKS ? n_blocks : MAX_BLOCKS));
+    launch.block = dim3(DECODE_THREADS);
+    launch.shared_bytes = (size_t)work.n_stages * stage_bytes(ctx->shape);
+    auto kernel = ctx->shape->head_dim == 64 ? paged_decode_kernel<64> : paged_decode_kernel<128>;
+    return launch_kernel(device, launch, kernel, err, *params, work);
 }

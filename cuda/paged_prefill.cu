@@ -1,185 +1,122 @@
-/* Attention of chunks of rows, in the manner of FlashAttention-2 (Dao, 2023): 64 rows of one head against tiles of 64
- * keys from position 0 on, scores never leave registers.
+/* Attention of chunks of rows on compute capability 9.0, in the manner of FlashAttention-3 (Shah et al., 2024): two
+ * warpgroups of 64 rows each against tiles of 128 keys from position 0 on; a third brings the keys and values. While
+ * one warpgroup weighs its scores, the other has the tensor cores.
  *
- * A tile of keys that a row does not see changes none of its values (its weights are 0, its correction is 1), so a
- * row's result does not depend on the other rows of its chunk. P is rounded to bf16, as is the result. */
-#include "cuda/paged_attention.cuh"
+ * A row is one query head at one token: the heads of a KV head lie side by side, so that a short chunk fills a tile and
+ * shares its keys. A tile of keys that a row does not see changes none of its values (its weights are 0, its correction
+ * is 1), so a row's result does not depend on the other rows of its chunk. P is rounded to bf16, as is the result. */
+#include "cuda/launch.cuh"
+#include "cuda/prefill_consumer.cuh"
+#include "cuda/prefill_producer.cuh"
 
-#define TILE_ROWS       64
-#define TILE_KEYS       64
-#define PREFILL_WARPS   (TILE_ROWS / 16)
-#define PREFILL_THREADS (PREFILL_WARPS * WARP)
+#include <cudaTypedefs.h>
 
-template <int HEAD_DIM> struct geometry {
-    static constexpr int pieces = TILE_KEYS * HEAD_DIM / 8; // of 16 bytes in a tile of keys or of values
-    static constexpr int line_pieces = HEAD_DIM / 8;
-    static constexpr size_t shared_bytes = 4 * pieces * sizeof(uint4);
-};
-
-/* Values lie by key, 16-byte pieces swapped within 128 bytes so that eight keys of one piece use all banks. */
-template <int HEAD_DIM> __device__ static inline int value_place(int key, int piece) {
-    return key * (HEAD_DIM / 8) + (piece ^ (key & 7));
-}
-
-/* Two B fragments, 16 keys by 16 d, transposed on the way from shared memory. */
-__device__ static inline uint4 load_transposed(const uint4 *from) {
-    uint4 out;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-                 : "r"((uint32_t)__cvta_generic_to_shared(from))
-                 : "memory");
-    return out;
-}
-
-/* Grid (row tiles, heads, chunks), four warps of 16 rows. A block reads 4 * head_dim bytes for each key up to its last
- * row, and 2 * head_dim in and out for each row. */
+/* Grid: a block on each SM, or fewer for few items. For an item a block reads 4 * head_dim bytes for each key up to its
+ * last row, and moves 2 * head_dim in and out for each row. */
 template <int HEAD_DIM>
-__global__ static void __launch_bounds__(PREFILL_THREADS)
-    paged_prefill_kernel(const __grid_constant__ struct attention_params p, int32_t first_seq) {
-    constexpr int k_blocks = HEAD_DIM / 32, d_tiles = HEAD_DIM / 8, key_tiles = TILE_KEYS / 8;
-    using tile = geometry<HEAD_DIM>;
-    extern __shared__ uint4 shared[]; // keys [2][k_blocks][TILE_KEYS][4], then values [2][TILE_KEYS][line_pieces]
-    int thread = threadIdx.x, warp = thread / WARP, lane = thread % WARP, g = lane / 4, t = lane % 4;
-    int32_t seq = first_seq + (int32_t)blockIdx.z, head = blockIdx.y, kv_head = head / (p.n_heads / p.n_kv_heads);
-    int32_t start = p.query_starts[seq], n_rows = p.query_starts[seq + 1] - start;
-    int32_t first_row = (int32_t)(gridDim.x - 1 - blockIdx.x) * TILE_ROWS; // the longest first
-    if (first_row >= n_rows) return;
-    int32_t cached = p.kv_lens[seq] - n_rows; // position of the chunk's first row
-    int32_t n_keys = cached + min(first_row + TILE_ROWS, n_rows), n_tiles = (n_keys + TILE_KEYS - 1) / TILE_KEYS;
-    const int32_t *block_table = p.block_tables + (size_t)seq * p.max_blocks;
-
-    /* One tile of keys, as fragments, and of values; zeros past the last key, as memory there may hold anything. */
-    auto fetch = [&](int32_t index) {
-        uint4 *keys = shared + index % 2 * tile::pieces, *values = keys + 2 * tile::pieces;
-        if (index < n_tiles) {
-#pragma unroll
-            for (int i = thread; i < tile::pieces; i += PREFILL_THREADS) {
-                int key = i / tile::line_pieces, piece = i % tile::line_pieces;
-                int32_t position = index * TILE_KEYS + key;
-                bool valid = position < n_keys;
-                size_t line = 0;
-                if (valid)
-                    line =
-                        kv_line(p, block_table[block_of(p.divider, position)], position, kv_head, HEAD_DIM) + piece * 8;
-                copy_async(keys + (piece / 4 * TILE_KEYS + key) * 4 + piece % 4, p.keys + line, valid);
-                copy_async(values + value_place<HEAD_DIM>(key, piece), p.values + line, valid);
-            }
-        }
-        copy_commit();
-    };
-    fetch(0);
-
-    /* Queries of rows g and g + 8 of this warp; rows past the chunk repeat its last and are not stored. */
-    int32_t row[2] = {first_row + warp * 16 + g, first_row + warp * 16 + g + 8};
-    uint4 query[k_blocks][2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const uint16_t *q = p.q + ((size_t)(start + min(row[r], n_rows - 1)) * p.n_heads + head) * HEAD_DIM;
-#pragma unroll
-        for (int k = 0; k < k_blocks; ++k) query[k][r] = *(const uint4 *)(q + k * 32 + t * 8);
+__global__ static void __launch_bounds__(PREFILL_THREADS, 1)
+    paged_prefill_kernel(const __grid_constant__ struct prefill_params p) {
+#if HAVE_WGMMA
+    __shared__ struct prefill_shared shared;
+    extern __shared__ unsigned char unaligned[];
+    unsigned char *tiles = unaligned + (-shared_address(unaligned) & (TILE_ALIGN - 1));
+    if (threadIdx.x == 0) {
+        tma_prefetch(&p.q);
+        tma_prefetch(&p.keys);
+        tma_prefetch(&p.values);
+        ring<QUERY_STAGES>(shared.queries).init();
+        ring<STAGES>(shared.keys).init();
+        ring<STAGES>(shared.values).init();
+        barrier_init_done();
     }
-
-    float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-    float output[d_tiles][4] = {};
-    for (int32_t index = 0; index < n_tiles; ++index) {
-        fetch(index + 1);
-        copy_wait<1>();
-        __syncthreads();
-        const uint4 *keys = shared + index % 2 * tile::pieces, *values = keys + 2 * tile::pieces;
-
-        /* Scores of 16 rows and 64 keys. */
-        float score[key_tiles][4] = {};
-#pragma unroll
-        for (int k = 0; k < k_blocks; ++k) {
-#pragma unroll
-            for (int n = 0; n < key_tiles; ++n)
-                mma_k32(score[n], query[k][0], query[k][1], keys[(k * TILE_KEYS + n * 8) * 4 + lane]);
-        }
-
-        /* Softmax with a running maximum. The mask matters in tiles that reach past the first row's position. */
-        bool masked = (index + 1) * TILE_KEYS > cached + first_row + 1;
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            int32_t last_key = cached + row[r] - index * TILE_KEYS; // seen by this row, within the tile
-            float highest = maximum[r];
-#pragma unroll
-            for (int n = 0; n < key_tiles; ++n) {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    float &s = score[n][r * 2 + i];
-                    s = masked && n * 8 + t * 2 + i > last_key ? -INFINITY : s * p.scale_log2;
-                    highest = fmaxf(highest, s);
-                }
-            }
-            highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 2));
-            float correction = exp2f(maximum[r] - highest);
-            maximum[r] = highest;
-            sum[r] *= correction;
-#pragma unroll
-            for (int n = 0; n < key_tiles; ++n) {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    score[n][r * 2 + i] = exp2f(score[n][r * 2 + i] - highest);
-                    sum[r] += score[n][r * 2 + i];
-                }
-            }
-#pragma unroll
-            for (int d = 0; d < d_tiles; ++d) {
-                output[d][r * 2] *= correction;
-                output[d][r * 2 + 1] *= correction;
-            }
-        }
-
-        /* Output += P · V, 16 keys and 16 d at a time. */
-#pragma unroll
-        for (int k = 0; k < TILE_KEYS / 16; ++k) {
-            uint32_t a0 = bf16_pair(score[2 * k][0], score[2 * k][1]), a1 = bf16_pair(score[2 * k][2], score[2 * k][3]);
-            uint32_t a2 = bf16_pair(score[2 * k + 1][0], score[2 * k + 1][1]);
-            uint32_t a3 = bf16_pair(score[2 * k + 1][2], score[2 * k + 1][3]);
-#pragma unroll
-            for (int d = 0; d < d_tiles; d += 2) {
-                uint4 v = load_transposed(values + value_place<HEAD_DIM>(k * 16 + lane % 16, d + lane / 16));
-                mma_k16(output[d], a0, a1, a2, a3, v.x, v.y);
-                mma_k16(output[d + 1], a0, a1, a2, a3, v.z, v.w);
-            }
-        }
-        __syncthreads();
+    __syncthreads();
+    let_next_begin();
+    wait_for_previous();
+    if (threadIdx.x < WARPGROUP) {
+        give_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x < WARP) produce<HEAD_DIM>(p, &shared, shared_address(tiles));
+    } else {
+        take_registers<CONSUMER_REGISTERS>();
+        consume<HEAD_DIM>(p, &shared, tiles);
     }
-
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        sum[r] += __shfl_xor_sync(ALL_LANES, sum[r], 1);
-        sum[r] += __shfl_xor_sync(ALL_LANES, sum[r], 2);
-        if (row[r] >= n_rows) continue;
-        uint16_t *to = p.attention + ((size_t)(start + row[r]) * p.n_heads + head) * HEAD_DIM;
-#pragma unroll
-        for (int d = 0; d < d_tiles; ++d)
-            *(uint32_t *)(to + d * 8 + t * 2) = bf16_pair(output[d][r * 2] / sum[r], output[d][r * 2 + 1] / sum[r]);
-    }
+#endif
 }
 
-/* 64 KB at most, which every supported GPU grants. */
-bool paged_prefill_configure(struct error *err) {
-    CUDA_TRY(cudaFuncSetAttribute(paged_prefill_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)geometry<64>::shared_bytes),
-             err);
-    CUDA_TRY(cudaFuncSetAttribute(paged_prefill_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)geometry<128>::shared_bytes),
+template <int HEAD_DIM> static bool configure(struct error *err) {
+    CUDA_TRY(cudaFuncSetAttribute(paged_prefill_kernel<HEAD_DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)layout<HEAD_DIM>::bytes + TILE_ALIGN),
              err);
     return true;
 }
 
-bool paged_prefill(const struct context *ctx, const struct attention_params *params, struct error *err) {
+bool paged_prefill_configure(struct device *device, struct error *err) {
+    if (!paged_prefill_mma_configure(err)) return false;
+    if (!device->encode_map) return true;
+    CUDA_TRY(cudaMalloc((void **)&device->prefill_claims, sizeof *device->prefill_claims), err);
+    CUDA_TRY(cudaMemsetAsync(device->prefill_claims, 0, sizeof *device->prefill_claims, device->stream), err);
+    return configure<64>(err) && configure<128>(err);
+}
+
+/* A map of bf16, extents and box from head_dim outwards, whose boxes arrive swizzled. */
+struct box_map {
+    const uint16_t *base;
+    uint32_t n_dimensions;
+    cuuint64_t extents[3];
+    cuuint32_t box[3];
+};
+static bool encode(const struct device *device, CUtensorMap *map, const struct box_map *from, struct error *err) {
+    cuuint64_t strides[2] = {from->extents[0] * sizeof *from->base,
+                             from->extents[0] * from->extents[1] * sizeof *from->base};
+    cuuint32_t steps[3] = {1, 1, 1};
+    CUresult status = ((PFN_cuTensorMapEncodeTiled_v12000)device->encode_map)(
+        map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, from->n_dimensions, (void *)from->base, from->extents, strides,
+        from->box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (status != CUDA_SUCCESS) return fail(err, ERR_DEVICE, "a tensor map for attention: CUDA error %d", (int)status);
+    return true;
+}
+
+static bool params_from(const struct context *ctx, const struct attention_params *attention,
+                        struct prefill_params *params, struct error *err) {
     const struct batch *batch = &ctx->batch;
-    dim3 grid((unsigned)divide_up(batch->max_query_len, TILE_ROWS), (unsigned)params->n_heads,
-              (unsigned)(batch->n_seqs - batch->n_decode));
-    if (ctx->shape->head_dim == 64)
-        paged_prefill_kernel<64>
-            <<<grid, PREFILL_THREADS, geometry<64>::shared_bytes, ctx->device->stream>>>(*params, batch->n_decode);
-    else
-        paged_prefill_kernel<128>
-            <<<grid, PREFILL_THREADS, geometry<128>::shared_bytes, ctx->device->stream>>>(*params, batch->n_decode);
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    const int32_t *starts = ctx->host.query_starts;
+    int32_t head_dim = ctx->shape->head_dim, block_size = ctx->kv.block_size;
+    int32_t group = attention->n_heads / attention->n_kv_heads, tile_tokens = TILE_ROWS / group, n_tiles = 0;
+    for (int32_t s = batch->n_decode; s < batch->n_seqs; ++s)
+        n_tiles += divide_up(starts[s + 1] - starts[s], tile_tokens);
+    params->attention = *attention;
+    params->first_seq = batch->n_decode;
+    params->n_chunks = batch->n_seqs - batch->n_decode;
+    params->n_items = n_tiles * attention->n_kv_heads;
+    params->max_tiles = divide_up(batch->max_query_len, tile_tokens);
+    params->box_keys = block_size & -block_size;
+    if (params->box_keys > TILE_KEYS) params->box_keys = TILE_KEYS;
+    params->group = group;
+    params->by_group = divide_up(1 << 16, group);
+    params->tile_tokens = tile_tokens;
+    params->claims = ctx->device->prefill_claims;
+
+    cuuint64_t lines = (cuuint64_t)ctx->kv.n_blocks * (cuuint64_t)attention->n_kv_heads * (cuuint64_t)block_size;
+    struct box_map q = {attention->q,
+                        3,
+                        {(cuuint64_t)head_dim, (cuuint64_t)attention->n_heads, (cuuint64_t)batch->n_rows},
+                        {64, (cuuint32_t)group, (cuuint32_t)tile_tokens}};
+    struct box_map keys = {attention->keys, 2, {(cuuint64_t)head_dim, lines}, {64, (cuuint32_t)params->box_keys}};
+    struct box_map values = keys;
+    values.base = attention->values;
+    return encode(ctx->device, &params->q, &q, err) && encode(ctx->device, &params->keys, &keys, err) &&
+           encode(ctx->device, &params->values, &values, err);
+}
+
+bool paged_prefill(const struct context *ctx, const struct attention_params *attention, struct error *err) {
+    if (!ctx->device->encode_map || attention->n_heads / attention->n_kv_heads > TILE_ROWS)
+        return paged_prefill_mma(ctx, attention, err);
+    struct prefill_params params;
+    if (!params_from(ctx, attention, &params, err)) return false;
+    bool narrow = ctx->shape->head_dim == 64;
+    int32_t n_sms = ctx->device->properties.multiProcessorCount;
+    struct launch launch = {dim3((unsigned)(params.n_items < n_sms ? params.n_items : n_sms)), dim3(PREFILL_THREADS),
+                            (narrow ? layout<64>::bytes : layout<128>::bytes) + TILE_ALIGN};
+    return launch_kernel(ctx->device, launch, narrow ? paged_prefill_kernel<64> : paged_prefill_kernel<128>, err,
+                         params);
 }

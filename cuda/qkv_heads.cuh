@@ -40,53 +40,150 @@ __device__ static inline size_t kv_offset(const struct qkv_heads &heads, int32_t
     return line * head_dim;
 }
 
+/* Where a row's head goes: queries to scratch, keys and values to their slot. NULL: nowhere, a row of padding. */
+__device__ static inline uint16_t *head_destination(const struct qkv_heads &heads, int32_t row, int32_t head,
+                                                    int head_dim) {
+    if (head < heads.n_heads) return heads.q + ((size_t)row * heads.n_heads + head) * head_dim;
+    if (__ldg(heads.kv_slots + row) < 0) return NULL;
+    int32_t kv_head = head - heads.n_heads;
+    bool is_value = kv_head >= heads.n_kv_heads;
+    return (is_value ? heads.values : heads.keys) +
+           kv_offset(heads, row, is_value ? kv_head - heads.n_kv_heads : kv_head, head_dim);
+}
+
+/* RoPE of an angle, which is the float32 product of position and frequency, as the model was trained with. Whole turns
+ * are taken off without loss (angle / (2 pi) in two floats), which keeps 40,960 positions exact without the slow path
+ * of sincosf. The sine is to 4e-7, which is under the rounding to bf16 that follows. */
+__device__ static inline void rope_rotation(float angle, float *sine, float *cosine) {
+    const float inverse = 0.15915494f, rest_of_inverse = 6.4206383e-9f; // of 1 / (2 pi)
+    float turns = __fmul_rn(angle, inverse);
+    float rest = __fmaf_rn(angle, rest_of_inverse, __fmaf_rn(angle, inverse, -turns));
+    __sincosf((turns - rintf(turns) + rest) * 6.2831853f, sine, cosine);
+}
+/* Of dimension d < head_dim / 2. */
+__device__ static inline void rope_angle(const struct qkv_heads &heads, float position, int d, float *sine,
+                                         float *cosine) {
+    rope_rotation(__fmul_rn(position, __ldg(heads.rope + d)), sine, cosine);
+}
+
+/* The rotation of a pair, rounded alike by every kernel. */
+__device__ static inline float rotated_low(float low, float high, float sine, float cosine) {
+    return __fmaf_rn(low, cosine, -__fmul_rn(high, sine));
+}
+__device__ static inline float rotated_high(float low, float high, float sine, float cosine) {
+    return __fmaf_rn(high, cosine, __fmul_rn(low, sine));
+}
+
 /* Pairs (d, d + head_dim / 2) that one lane rotates: d = lane * pairs + i. */
 template <int HEAD_DIM> struct head_slice {
     static constexpr int pairs = HEAD_DIM / 2 / WARP;
     float low[pairs], high[pairs];
+
+    /* Over the warp, in the order of every kernel: eight dimensions as a tree, then their partners, then these parts
+     * one after another. */
+    __device__ inline float square_sum() const {
+        float low_sum = __fmul_rn(low[0], low[0]), high_sum = __fmul_rn(high[0], high[0]);
+        for (int i = 1; i < pairs; ++i) {
+            low_sum = __fadd_rn(low_sum, __fmul_rn(low[i], low[i]));
+            high_sum = __fadd_rn(high_sum, __fmul_rn(high[i], high[i]));
+        }
+        for (int step = 1; step < 8 / pairs; step *= 2) {
+            low_sum += __shfl_xor_sync(ALL_LANES, low_sum, step);
+            high_sum += __shfl_xor_sync(ALL_LANES, high_sum, step);
+        }
+        float part = low_sum + high_sum, sum = 0;
+        for (int first = 0; first < WARP; first += 8 / pairs) sum += __shfl_sync(ALL_LANES, part, first);
+        return sum;
+    }
 };
 
-/* One warp: the head's float32 projection in, bf16 out, rounded once after the rotation. */
+/* One lane of a warp that takes rows of a head through their end. What all rows have in common it finds out once; of up
+ * to 32 rows, each lane finds out about one. */
+template <int HEAD_DIM> struct head_lane {
+    static constexpr int pairs = head_slice<HEAD_DIM>::pairs;
+    int first; // dimension
+    bool is_value;
+    float low_norm[pairs], high_norm[pairs], frequency[pairs], eps;
+    float position; // of this lane's row
+    uint16_t *to;   // of this lane's row; NULL: nowhere
+
+    /* row: this lane's; negative: none. */
+    __device__ inline head_lane(const struct qkv_heads &heads, int32_t head, int lane, int32_t row)
+        : first(lane * pairs), is_value(head >= heads.n_heads + heads.n_kv_heads), eps(heads.eps), position(0),
+          to(NULL) {
+        if (row >= 0) {
+            position = (float)__ldg(heads.positions + row);
+            to = head_destination(heads, row, head, HEAD_DIM);
+        }
+        const uint16_t *norm = head < heads.n_heads ? heads.q_norm : heads.k_norm;
+        for (int i = 0; i < pairs; ++i) {
+            low_norm[i] = __uint_as_float((uint32_t)__ldg(norm + first + i) << 16);
+            high_norm[i] = __uint_as_float((uint32_t)__ldg(norm + first + i + HEAD_DIM / 2) << 16);
+            frequency[i] = __ldg(heads.rope + first + i);
+        }
+    }
+
+    /* N rows, those of lanes owner, owner + 1 …, side by side, since each waits long for little. The float32 projection
+     * in, bf16 out, rounded once after the rotation. The whole warp comes along. */
+    template <int N> __device__ inline void finish(int owner, head_slice<HEAD_DIM> (&slices)[N]) const {
+        if (!is_value) {
+            float scales[N];
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+                scales[n] = 0;
+                for (int i = 0; i < pairs; ++i)
+                    scales[n] += slices[n].low[i] * slices[n].low[i] + slices[n].high[i] * slices[n].high[i];
+            }
+#pragma unroll
+            for (int step = WARP / 2; step > 0; step /= 2) {
+#pragma unroll
+                for (int n = 0; n < N; ++n) scales[n] += __shfl_xor_sync(ALL_LANES, scales[n], step);
+            }
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+                float scale = rsqrtf(scales[n] / HEAD_DIM + eps);
+                float of_row = __shfl_sync(ALL_LANES, position, owner + n);
+                for (int i = 0; i < pairs; ++i) {
+                    float low = slices[n].low[i] * scale * low_norm[i], high = slices[n].high[i] * scale * high_norm[i];
+                    float sine, cosine;
+                    rope_rotation(__fmul_rn(of_row, frequency[i]), &sine, &cosine);
+                    slices[n].low[i] = low * cosine - high * sine;
+                    slices[n].high[i] = high * cosine + low * sine;
+                }
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            uint16_t *line = (uint16_t *)__shfl_sync(ALL_LANES, (unsigned long long)to, owner + n);
+            if (!line) continue;
+            store_bf16(line + first, slices[n].low);
+            store_bf16(line + HEAD_DIM / 2 + first, slices[n].high);
+        }
+    }
+};
+
+/* One warp, one row: the head's float32 projection in, bf16 out, rounded once after the rotation. */
 template <int HEAD_DIM>
 __device__ static inline void finish_head(const struct qkv_heads &heads, int32_t row, int32_t head, int lane,
                                           head_slice<HEAD_DIM> slice) {
     constexpr int pairs = head_slice<HEAD_DIM>::pairs;
-    bool is_query = head < heads.n_heads, is_value = head >= heads.n_heads + heads.n_kv_heads;
-
-    if (!is_value) {
-        /* QK-norm over the head. */
-        const uint16_t *weight = is_query ? heads.q_norm : heads.k_norm;
-        float sum = 0;
-        for (int i = 0; i < pairs; ++i) sum += slice.low[i] * slice.low[i] + slice.high[i] * slice.high[i];
-        float scale = 1.0f / sqrtf(warp_sum(sum) / HEAD_DIM + heads.eps);
-
-        /* RoPE. The angle is the float32 product, as the model was trained with; whole turns are taken off in float64,
-         * which keeps 40,960 positions exact without the slow path of sincosf. */
+    if (head < heads.n_heads + heads.n_kv_heads) {
+        const uint16_t *norm = (head < heads.n_heads ? heads.q_norm : heads.k_norm) + lane * pairs;
+        float scale = 1.0f / sqrtf(slice.square_sum() / HEAD_DIM + heads.eps);
         float position = (float)__ldg(heads.positions + row);
         for (int i = 0; i < pairs; ++i) {
-            int d = lane * pairs + i;
-            float low = slice.low[i] * scale * __uint_as_float((uint32_t)__ldg(weight + d) << 16);
-            float high = slice.high[i] * scale * __uint_as_float((uint32_t)__ldg(weight + d + HEAD_DIM / 2) << 16);
-            double turns = (double)(position * __ldg(heads.rope + d)) * 0.15915494309189535; // 1 / (2 pi)
+            float low = slice.low[i] * scale * bf16_low(__ldg(norm + i));
+            float high = slice.high[i] * scale * bf16_low(__ldg(norm + i + HEAD_DIM / 2));
             float sine, cosine;
-            sincospif(2.0f * (float)(turns - rint(turns)), &sine, &cosine);
-            slice.low[i] = low * cosine - high * sine;
-            slice.high[i] = high * cosine + low * sine;
+            rope_angle(heads, position, lane * pairs + i, &sine, &cosine);
+            slice.low[i] = rotated_low(low, high, sine, cosine);
+            slice.high[i] = rotated_high(low, high, sine, cosine);
         }
     }
-
-    /* Scatter: queries to scratch, keys and values to their slot. */
-    uint16_t *to;
-    if (is_query) {
-        to = heads.q + ((size_t)row * heads.n_heads + head) * HEAD_DIM;
-    } else {
-        int32_t kv_head = head - heads.n_heads - (is_value ? heads.n_kv_heads : 0);
-        to = (is_value ? heads.values : heads.keys) + kv_offset(heads, row, kv_head, HEAD_DIM);
-    }
-    for (int i = 0; i < pairs; ++i) {
-        to[lane * pairs + i] = bf16_bits(slice.low[i]);
-        to[HEAD_DIM / 2 + lane * pairs + i] = bf16_bits(slice.high[i]);
-    }
+    uint16_t *to = head_destination(heads, row, head, HEAD_DIM);
+    if (!to) return;
+    store_bf16(to + lane * pairs, slice.low);
+    store_bf16(to + HEAD_DIM / 2 + lane * pairs, slice.high);
 }
 
 #endif

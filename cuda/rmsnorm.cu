@@ -1,6 +1,6 @@
 #include "cuda/rmsnorm.cuh"
 
-#include "cuda/device.cuh"
+#include "cuda/launch.cuh"
 
 #define NORM_THREADS (NORM_WARPS * WARP)
 
@@ -10,6 +10,8 @@ __global__ static void __launch_bounds__(NORM_THREADS)
                    int32_t hidden, float eps) {
     __shared__ float partials[NORM_WARPS];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    let_next_begin();
+    wait_for_previous();
     int32_t row = samples ? samples[blockIdx.x].row : (int32_t)blockIdx.x;
     x += (size_t)row * hidden;
     normed += (size_t)blockIdx.x * hidden;
@@ -31,10 +33,9 @@ static bool launch(const struct context *ctx, const uint16_t *weight, const stru
                    struct error *err) {
     const struct model_shape *shape = ctx->shape;
     if (n_rows == 0) return true;
-    rmsnorm_kernel<<<n_rows, NORM_THREADS, 0, ctx->device->stream>>>(
-        ctx->scratch.hidden, weight, samples, (uint16_t *)ctx->scratch.normed, shape->hidden, shape->rms_eps);
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    struct launch launch = {dim3((unsigned)n_rows), dim3(NORM_THREADS)};
+    return launch_kernel(ctx->device, launch, rmsnorm_kernel, err, ctx->scratch.hidden, weight, samples,
+                         (uint16_t *)ctx->scratch.normed, shape->hidden, shape->rms_eps);
 }
 
 bool rmsnorm_rows(const struct context *ctx, const uint16_t *weight, struct error *err) {

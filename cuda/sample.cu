@@ -1,31 +1,43 @@
 /* One token from each row of logits, by the definition in engine/sampling.h: the same token as the CPU backend.
  *
- * Filters need the largest few of 150,000 logits. One histogram finds a cut that they lie above; what lies above it is
- * gathered in shared memory, and the exact threshold and the draw look at that list alone. A list that would not fit
- * leaves them the whole row: slower, the same result. */
-#include "cuda/device.cuh"
+ * A row is shared by the blocks of a cluster while there are few rows. Filters need the largest few of 150,000 logits:
+ * the largest logits of the threads alone say how far down those can lie, what lies above that is listed by the
+ * cluster's first block, and it alone looks at the list. One that would not fit leaves it the whole row: slower, the
+ * same result. */
+#include "cuda/cluster.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/math.cuh"
 #include "cuda/ops.cuh"
 
 #include "engine/sampling.h"
 
-#define SAMPLE_THREADS 512
-#define SAMPLE_WARPS   (SAMPLE_THREADS / WARP)
-#define DIGIT_BITS     11 // three digits of a 32-bit key: 11, 11 and 10 bits
-#define BINS           (1 << DIGIT_BITS)
-#define BINS_A_THREAD  (BINS / SAMPLE_THREADS)
-#define LIST_CAPACITY  3072
-#define MAX_DISTANCE   21.0f // (max - logit) / temperature from which every weight is 0: exp(-21) < 2^-30
-#define VECTORS        4     // float4 under way in each thread: 32 KB on an SM
+#define SAMPLE_THREADS  1024
+#define SAMPLE_WARPS    (SAMPLE_THREADS / WARP)
+#define MAX_CLUSTER     8
+#define DIGIT_BITS      11 // three digits of a 32-bit key: 11, 11 and 10 bits
+#define BINS            (1 << DIGIT_BITS)
+#define BINS_A_THREAD   (BINS / SAMPLE_THREADS)
+#define DISTANCE_BINS   512
+#define MAX_DISTANCE    21.0f // (max - logit) / temperature from which every weight is 0: exp(-21) < 2^-30
+#define LIST_CAPACITY   3072
+#define PAIRED_CAPACITY 256 // lists in which every pair is compared
+#define VECTORS         5   // float4 under way in each thread: a row of 151,936 is one round of eight blocks
 
 struct sample_memory {
     uint32_t low[BINS], high[BINS]; // 64-bit sums; the high word counts carries
     uint64_t warps[SAMPLE_WARPS];
+    uint64_t of_blocks[2][MAX_CLUSTER]; // largest logit and sum of weights of each block
     uint64_t above;
     uint32_t bin;
+    int32_t cut;
     int32_t n_listed;
     float logits[LIST_CAPACITY];
     int32_t tokens[LIST_CAPACITY];
+};
+
+/* The blocks that share the work on some candidates. */
+struct team {
+    int rank, size;
 };
 
 /* What is left to look at: the row, or the list. */
@@ -35,31 +47,38 @@ struct candidates {
     int32_t count;
 };
 
-template <class Visit> __device__ static inline void for_each(const struct candidates &from, Visit visit) {
-    int32_t done = 0;
-    if (!from.tokens && from.count % 4 == 0) { // rows begin at multiples of 16 bytes
-        const float4 *vectors = (const float4 *)from.logits;
-        for (int32_t first = threadIdx.x; first < from.count / 4; first += VECTORS * SAMPLE_THREADS) {
-            float4 v[VECTORS];
-#pragma unroll
-            for (int i = 0; i < VECTORS; ++i) {
-                int32_t at = first + i * SAMPLE_THREADS;
-                v[i] = at < from.count / 4 ? vectors[at] : make_float4(0, 0, 0, 0);
-            }
-#pragma unroll
-            for (int i = 0; i < VECTORS; ++i) {
-                int32_t token = 4 * (first + i * SAMPLE_THREADS);
-                if (token >= from.count) break;
-                visit(v[i].x, token);
-                visit(v[i].y, token + 1);
-                visit(v[i].z, token + 2);
-                visit(v[i].w, token + 3);
-            }
-        }
-        done = from.count;
+/* Rows begin at multiples of 16 bytes and their length is a multiple of 4: cuda_prepare_shape asks for 8. */
+template <class Visit>
+__device__ static inline void for_each(const struct team &team, const struct candidates &from, Visit visit) {
+    if (from.tokens) {
+        for (int32_t i = (int32_t)threadIdx.x; i < from.count; i += SAMPLE_THREADS)
+            visit(from.logits[i], from.tokens[i]);
+        return;
     }
-    for (int32_t i = done + (int32_t)threadIdx.x; i < from.count; i += SAMPLE_THREADS)
-        visit(from.logits[i], from.tokens ? from.tokens[i] : i);
+    const float4 *vectors = (const float4 *)from.logits;
+    int32_t count = from.count / 4, step = SAMPLE_THREADS * team.size;
+    for (int32_t first = team.rank * SAMPLE_THREADS + (int32_t)threadIdx.x; first < count; first += VECTORS * step) {
+        float4 v[VECTORS];
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i)
+            v[i] = first + i * step < count ? vectors[first + i * step] : make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            int32_t token = 4 * (first + i * step);
+            if (token >= from.count) break;
+            visit(v[i].x, token);
+            visit(v[i].y, token + 1);
+            visit(v[i].z, token + 2);
+            visit(v[i].w, token + 3);
+        }
+    }
+}
+
+__device__ static inline void team_sync(const struct team &team) {
+    if (team.size > 1)
+        cluster_sync();
+    else
+        __syncthreads();
 }
 
 /* The largest value of the block, in every thread. */
@@ -68,8 +87,16 @@ __device__ static inline uint64_t block_max(struct sample_memory *memory, uint64
     __syncthreads();
     if (threadIdx.x % WARP == 0) memory->warps[threadIdx.x / WARP] = value;
     __syncthreads();
-    for (int i = 0; i < SAMPLE_WARPS; ++i) value = max(value, memory->warps[i]);
+    value = memory->warps[threadIdx.x % SAMPLE_WARPS];
+    for (int step = SAMPLE_WARPS / 2; step > 0; step /= 2) value = max(value, __shfl_xor_sync(ALL_LANES, value, step));
     return value;
+}
+
+/* The value of every block's thread 0 goes to all blocks of the team, to of_blocks[which]; to be read after the next
+ * team_sync. */
+__device__ static inline void tell_team(struct sample_memory *memory, const struct team &team, int which,
+                                        uint64_t value) {
+    if ((int)threadIdx.x < team.size) *cluster_pointer(&memory->of_blocks[which][team.rank], (int)threadIdx.x) = value;
 }
 
 /* Sum of value over the threads before this one; *total over all. */
@@ -83,12 +110,13 @@ __device__ static inline uint64_t block_scan(struct sample_memory *memory, uint6
     __syncthreads();
     if (lane == WARP - 1) memory->warps[warp] = sum;
     __syncthreads();
-    *total = 0;
-    for (int i = 0; i < SAMPLE_WARPS; ++i) {
-        if (i == warp) sum += *total;
-        *total += memory->warps[i];
+    uint64_t of_warp = memory->warps[lane % SAMPLE_WARPS], before = of_warp;
+    for (int step = 1; step < WARP; step *= 2) {
+        uint64_t other = __shfl_up_sync(ALL_LANES, before, step);
+        if (lane >= step) before += other;
     }
-    return sum - value;
+    *total = __shfl_sync(ALL_LANES, before, SAMPLE_WARPS - 1);
+    return sum - value + __shfl_sync(ALL_LANES, before - of_warp, warp);
 }
 
 __device__ static inline void clear_bins(struct sample_memory *memory) {
@@ -138,7 +166,7 @@ __device__ static uint32_t select_key(struct sample_memory *memory, const struct
         bool first = shift == 32;
         shift -= bits;
         clear_bins(memory);
-        for_each(from, [&](float logit, int32_t) {
+        for_each({0, 1}, from, [&](float logit, int32_t) {
             uint32_t key = sampling_key(logit);
             if ((uint64_t)key >> (shift + bits) != prefix) return;
             uint32_t amount = measure(logit, key);
@@ -174,102 +202,206 @@ __device__ static inline uint32_t weight_of(const struct scale &scale, float log
 __device__ static inline int32_t distance_bin(const struct scale &scale, float logit) {
     float distance = (scale.highest - logit) * scale.inverse_temperature;
     if (!(distance < MAX_DISTANCE)) return -1;
-    return max(BINS - 1 - (int32_t)(distance * (BINS / MAX_DISTANCE)), 0);
+    return max(DISTANCE_BINS - 1 - (int32_t)(distance * (DISTANCE_BINS / MAX_DISTANCE)), 0);
 }
 
-/* Lists the tokens down to the bin at which the sum of measure(logit) reaches limit_of(total). The row, when they do
- * not fit. */
-template <class Measure, class Limit>
-__device__ static struct candidates gather(struct sample_memory *memory, const struct candidates &row,
-                                           const struct scale &scale, Measure measure, Limit limit_of) {
-    clear_bins(memory);
-    for_each(row, [&](float logit, int32_t) {
-        int32_t bin = distance_bin(scale, logit);
-        uint32_t amount = bin < 0 ? 0 : measure(logit);
-        if (amount > 0) add_to_bin(memory, (uint32_t)bin, amount);
-    });
-    uint64_t limit;
-    int32_t cut = (int32_t)find_bin(memory, limit_of, &limit);
-    if (threadIdx.x == 0) memory->n_listed = 0;
+/* The distance bin at which the team's sums, from the nearest down, reach the limit; -1: they never do. All blocks'
+ * bins are full; none may clear its own before the next team_sync. */
+__device__ static int32_t find_cut(struct sample_memory *memory, const struct team &team, uint64_t limit) {
+    int index = (int)threadIdx.x, bin = DISTANCE_BINS - 1 - index;
+    uint64_t sum = 0, total;
+    if (index < DISTANCE_BINS) {
+        for (int rank = 0; rank < team.size; ++rank) {
+            const struct sample_memory *other = cluster_pointer(memory, rank);
+            sum += (uint64_t)other->high[bin] << 32 | other->low[bin];
+        }
+    }
+    if (index == 0) memory->cut = -1;
+    uint64_t above = block_scan(memory, sum, &total);
+    if (above < limit && limit <= above + sum) memory->cut = bin;
     __syncthreads();
-    for_each(row, [&](float logit, int32_t token) {
-        if (distance_bin(scale, logit) < cut) return;
-        int32_t at = atomicAdd(&memory->n_listed, 1);
-        if (at >= LIST_CAPACITY) return;
-        memory->logits[at] = logit;
-        memory->tokens[at] = token;
-    });
-    __syncthreads();
-    struct candidates list = {memory->logits, memory->tokens, memory->n_listed};
-    return list.count <= LIST_CAPACITY ? list : row;
+    return memory->cut;
 }
 
-/* One block per row. Reads 4 * vocab bytes once for greedy, once more for a draw without filters, twice more with
- * filters whose tokens fit the list. */
+/* To the list of the cluster's first block. */
+__device__ static inline void list_token(struct sample_memory *memory, float logit, int32_t token) {
+    struct sample_memory *first = cluster_pointer(memory, 0);
+    int32_t at = atomicAdd(&first->n_listed, 1);
+    if (at >= LIST_CAPACITY) return;
+    first->logits[at] = logit;
+    first->tokens[at] = token;
+}
+
+/* One row: its parameters, its largest logit, and the weight of all its tokens where top_p is alone. */
+struct row_task {
+    struct scale scale;
+    struct sample_row row;
+    bool has_top_k, has_top_p;
+    uint64_t weight;
+};
+
+__device__ static inline uint64_t scored(const struct row_task &task, float logit, int32_t token) {
+    float gumbel = sampling_gumbel(task.row.params.seed, (uint32_t)token, (uint32_t)task.row.position);
+    return ranked(sampling_score(logit, task.scale.highest, task.scale.inverse_temperature, gumbel), token);
+}
+
+/* Best score of a list of which each thread has at most one token: all pairs are compared. */
+__device__ static uint64_t best_of_pairs(struct sample_memory *memory, const struct row_task &task, int32_t count) {
+    int32_t index = (int32_t)threadIdx.x;
+    float logit = index < count ? memory->logits[index] : 0;
+    uint32_t weight = index < count ? weight_of(task.scale, logit) : 0;
+    if (index < count) memory->low[index] = weight;
+    __syncthreads();
+    int32_t n_larger = 0;
+    uint64_t larger = 0, kept;
+    if (index < count) {
+        for (int32_t i = 0; i < count; ++i) {
+            bool is_larger = memory->logits[i] > logit;
+            n_larger += is_larger;
+            larger += is_larger ? memory->low[i] : 0;
+        }
+    }
+    bool keep = weight >= max(1u, sampling_min_weight(task.row.params.min_p));
+    bool in_top_k = !task.has_top_k || n_larger < task.row.params.top_k;
+    (void)block_scan(memory, in_top_k ? weight : 0, &kept);
+    uint64_t limit = sampling_top_p_limit(task.row.params.top_p, task.has_top_k ? kept : task.weight);
+    keep = keep && in_top_k && (!task.has_top_p || larger < limit);
+    return keep ? scored(task, logit, memory->tokens[index]) : 0;
+}
+
+/* Best score of any candidates, by one block: keys from `threshold` on are kept. */
+__device__ static uint64_t best_of_candidates(struct sample_memory *memory, const struct row_task &task,
+                                              const struct candidates &from) {
+    uint32_t threshold = 0, min_weight = max(1u, sampling_min_weight(task.row.params.min_p));
+    if (task.has_top_k) {
+        threshold = select_key(
+            memory, from, [](float, uint32_t) { return 1u; },
+            [&](uint64_t) { return (uint64_t)task.row.params.top_k; });
+    }
+    if (task.has_top_p) {
+        threshold = select_key(
+            memory, from, [&](float logit, uint32_t key) { return key < threshold ? 0 : weight_of(task.scale, logit); },
+            [&](uint64_t total) {
+                return sampling_top_p_limit(task.row.params.top_p, task.has_top_k ? total : task.weight);
+            });
+    }
+    uint64_t best = 0;
+    for_each({0, 1}, from, [&](float logit, int32_t token) {
+        if (sampling_key(logit) < threshold || weight_of(task.scale, logit) < min_weight) return;
+        best = max(best, scored(task, logit, token));
+    });
+    return best;
+}
+
+/* A cluster for each row. Reads 4 * vocab bytes once for greedy, twice for a draw or with top_p alone; of what filters
+ * keep only the listed tokens and their neighbours again. */
 __global__ static void __launch_bounds__(SAMPLE_THREADS, 1)
-    sample_kernel(const float *logits, const struct sample_row *rows, int32_t *sampled, int32_t vocab) {
+    sample_kernel(const float *logits, const struct sample_row *rows, int32_t *sampled, int32_t vocab,
+                  int32_t cluster) {
     __shared__ struct sample_memory memory;
-    const struct sample_row row = rows[blockIdx.x];
-    const struct sampling_params params = row.params;
-    struct candidates from = {logits + (size_t)blockIdx.x * vocab, NULL, vocab};
+    const struct team team = {cluster > 1 ? cluster_rank() : 0, cluster};
+    int32_t index = (int32_t)blockIdx.x / cluster;
+    struct row_task task = {};
+    task.row = rows[index];
+    const struct sampling_params params = task.row.params;
+    const struct candidates row = {logits + (size_t)index * vocab, NULL, vocab};
+    if (threadIdx.x == 0) memory.n_listed = 0;
+    if (team.size > 1) cluster_arrive(); // a block's memory may be written once it has begun
+    let_next_begin();
+    wait_for_previous();
 
     /* The largest logit, the first of equals; a value above every rank where one is not finite. */
     float largest = -INFINITY;
     int32_t token_of_largest = 0;
     bool all_finite = true;
-    for_each(from, [&](float logit, int32_t token) {
+    for_each(team, row, [&](float logit, int32_t token) {
         all_finite &= sampling_is_finite(logit) != 0;
         token_of_largest = logit > largest ? token : token_of_largest;
         largest = fmaxf(largest, logit);
     });
     uint64_t best = block_max(&memory, all_finite ? ranked(largest, token_of_largest) : UINT64_MAX);
-    bool finite = best != UINT64_MAX;
+    if (team.size > 1) cluster_wait();
+    tell_team(&memory, team, 0, best);
+    team_sync(team);
+    for (int rank = 0; rank < team.size; ++rank) best = max(best, memory.of_blocks[0][rank]);
+    bool finite = best != UINT64_MAX, writes = team.rank == 0 && threadIdx.x == 0;
     if (!finite || params.temperature < SAMPLING_MIN_TEMPERATURE) {
-        if (threadIdx.x == 0) sampled[blockIdx.x] = finite ? ranked_token(best) : SAMPLED_NOT_FINITE;
+        if (writes) sampled[index] = finite ? ranked_token(best) : SAMPLED_NOT_FINITE;
         return;
     }
-    struct scale scale = {from.logits[ranked_token(best)], 1.0f / params.temperature};
+    task.scale = {row.logits[ranked_token(best)], 1.0f / params.temperature};
+    task.has_top_k = params.top_k > 0 && params.top_k < vocab;
+    task.has_top_p = params.top_p < 1.0f;
 
-    /* Filters: keys from `threshold` on are kept. */
-    uint32_t threshold = 0;
-    bool has_top_k = params.top_k > 0 && params.top_k < vocab, has_top_p = params.top_p < 1.0f;
-    uint64_t row_weight = 0; // of the whole row, where top_p is alone
-    auto top_k_limit = [&](uint64_t) { return (uint64_t)params.top_k; };
-    auto top_p_limit = [&](uint64_t total) {
-        if (!has_top_k && row_weight == 0) row_weight = total;
-        return sampling_top_p_limit(params.top_p, has_top_k ? total : row_weight);
+    /* No filter that asks for the others' weights: all blocks draw. */
+    if (!task.has_top_k && !task.has_top_p) {
+        uint32_t min_weight = max(1u, sampling_min_weight(params.min_p));
+        best = 0;
+        for_each(team, row, [&](float logit, int32_t token) {
+            if (weight_of(task.scale, logit) >= min_weight) best = max(best, scored(task, logit, token));
+        });
+        tell_team(&memory, team, 1, block_max(&memory, best));
+        team_sync(team);
+        for (int rank = 0; rank < team.size; ++rank) best = max(best, memory.of_blocks[1][rank]);
+        if (writes) sampled[index] = ranked_token(best);
+        return;
+    }
+
+    uint64_t limit = (uint64_t)params.top_k;
+    if (!task.has_top_k) {
+        uint64_t weight = 0, of_block;
+        for_each(team, row, [&](float logit, int32_t) { weight += weight_of(task.scale, logit); });
+        (void)block_scan(&memory, weight, &of_block);
+        tell_team(&memory, team, 1, of_block);
+        team_sync(team);
+        for (int rank = 0; rank < team.size; ++rank) task.weight += memory.of_blocks[1][rank];
+        limit = sampling_top_p_limit(params.top_p, task.weight);
+    }
+
+    /* What is kept lies at the cut or nearer, as it does where only some of the logits are summed: each thread's
+     * largest first, all of them if those do not reach the limit. */
+    auto measure = [&](float logit) {
+        int32_t bin = distance_bin(task.scale, logit);
+        uint32_t amount = bin < 0 ? 0 : task.has_top_k ? 1 : weight_of(task.scale, logit);
+        if (amount > 0) add_to_bin(&memory, (uint32_t)bin, amount);
     };
-    if (has_top_k) {
-        from = gather(
-            &memory, from, scale, [](float) { return 1u; }, top_k_limit);
-        threshold = select_key(
-            &memory, from, [](float, uint32_t) { return 1u; }, top_k_limit);
-    } else if (has_top_p) {
-        from = gather(
-            &memory, from, scale, [&](float logit) { return weight_of(scale, logit); }, top_p_limit);
+    clear_bins(&memory);
+    measure(largest);
+    team_sync(team);
+    int32_t cut = find_cut(&memory, team, limit);
+    if (cut < 0) {
+        team_sync(team);
+        clear_bins(&memory);
+        for_each(team, row, [&](float logit, int32_t) { measure(logit); });
+        team_sync(team);
+        cut = max(find_cut(&memory, team, limit), 0);
     }
-    if (has_top_p) {
-        threshold = select_key(
-            &memory, from, [&](float logit, uint32_t key) { return key < threshold ? 0 : weight_of(scale, logit); },
-            top_p_limit);
+    if (distance_bin(task.scale, largest) >= cut) {
+        for_each(team, row, [&](float logit, int32_t token) {
+            if (distance_bin(task.scale, logit) >= cut) list_token(&memory, logit, token);
+        });
     }
-    uint32_t min_weight = max(1u, sampling_min_weight(params.min_p));
-
-    /* The draw. */
-    best = 0;
-    for_each(from, [&](float logit, int32_t token) {
-        if (sampling_key(logit) < threshold || weight_of(scale, logit) < min_weight) return;
-        float gumbel = sampling_gumbel(params.seed, (uint32_t)token, (uint32_t)row.position);
-        best = max(best, ranked(sampling_score(logit, scale.highest, scale.inverse_temperature, gumbel), token));
-    });
+    team_sync(team);
+    if (team.rank > 0) return;
+    int32_t count = memory.n_listed;
+    if (count <= PAIRED_CAPACITY) {
+        best = best_of_pairs(&memory, task, count);
+    } else {
+        const struct candidates list = {memory.logits, memory.tokens, count};
+        best = best_of_candidates(&memory, task, count <= LIST_CAPACITY ? list : row);
+    }
     best = block_max(&memory, best);
-    if (threadIdx.x == 0) sampled[blockIdx.x] = ranked_token(best);
+    if (writes) sampled[index] = ranked_token(best);
 }
 
 bool cuda_sample(const struct context *ctx, struct error *err) {
-    if (ctx->batch.n_samples == 0) return true;
-    sample_kernel<<<ctx->batch.n_samples, SAMPLE_THREADS, 0, ctx->device->stream>>>(
-        ctx->scratch.logits, ctx->batch.samples, ctx->scratch.sampled, ctx->shape->vocab);
-    CUDA_TRY(cudaGetLastError(), err);
-    return true;
+    int32_t n_rows = ctx->batch.n_samples, n_multiprocessors = ctx->device->properties.multiProcessorCount;
+    if (n_rows == 0) return true;
+    struct launch launch = {};
+    launch.cluster = ctx->device->properties.major >= 9 ? MAX_CLUSTER : 1;
+    while (launch.cluster > 1 && n_rows * launch.cluster > n_multiprocessors) launch.cluster /= 2;
+    launch.grid = dim3((unsigned)(n_rows * launch.cluster));
+    launch.block = dim3(SAMPLE_THREADS);
+    return launch_kernel(ctx->device, launch, sample_kernel, err, ctx->scratch.logits, ctx->batch.samples,
+                         ctx->scratch.sampled, ctx->shape->vocab, launch.cluster);
 }

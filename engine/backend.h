@@ -2,8 +2,9 @@
  *
  * cpu/ is the definition, cuda/ the fast copy; a test holds them equal op by op. Every op takes the step's context,
  * writes only scratch and kv, is asynchronous where the device is, and fails with ERR_DEVICE. Copies to the device from
- * alloc_host memory may be asynchronous too: that memory must keep its content until copy_to_host or synchronize. Ops
- * run in the order they are called. `x` below is scratch.hidden (float32); `act` is activation_dtype; sums are float32.
+ * alloc_host memory may be asynchronous too: that memory must keep its content until copy_to_host, read_wait or
+ * synchronize has waited for what came later. Ops run in the order they are called. `x` below is scratch.hidden
+ * (float32); `act` is activation_dtype; sums are float32.
  */
 #ifndef QUERN_ENGINE_BACKEND_H
 #define QUERN_ENGINE_BACKEND_H
@@ -23,7 +24,7 @@ struct device; // defined by each backend for itself
 
 struct device_options {
     int32_t n_threads;   // worker threads of the CPU backend, the caller included; 0: all cores
-    const char *cpu_isa; // "auto" or NULL: the best that the processor has; "plain", "avx2", "avx512", "avx512bf16"
+    const char *cpu_isa; // "auto" or NULL: the best there is; "plain", "avx2", "avx512", "avx512bf16", "amx"
     int32_t index;       // which device of several
 };
 
@@ -39,6 +40,7 @@ struct backend_ops {
     int32_t default_batch_tokens; // rows of one step when the user does not say
     size_t default_kv_bytes;      // likewise for the KV pool; 0: what is left of the memory share
     bool host_writable;           // the host may write what alloc gives, before the first op
+    bool asynchronous;            // ops return before the device is done: the host prepares the next step meanwhile
 
     /* The device and its memory. destroy and free take NULL. copies are ordered with the ops. */
     struct device *(*device_create)(const struct device_options *options, struct error *err);
@@ -52,6 +54,10 @@ struct backend_ops {
     bool (*copy_to_device)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
     bool (*copy_to_host)(struct device *device, void *to, const void *from, size_t bytes, struct error *err); // waits
     bool (*synchronize)(struct device *device, struct error *err);
+    /* A copy to alloc_host memory that the host waits for later: one under way in each slot, 0 or 1. */
+    bool (*read_begin)(struct device *device, int32_t slot, void *to, const void *from, size_t bytes,
+                       struct error *err);
+    bool (*read_wait)(struct device *device, int32_t slot, struct error *err);
     /* Bytes per second of reading (CPU, all threads) or copying (CUDA, read + write) device memory, measured now. */
     bool (*measure_bandwidth)(struct device *device, double *bytes_per_second, struct error *err);
 
@@ -62,7 +68,22 @@ struct backend_ops {
     /* Bytes of scratch.workspace that the ops need at these limits. */
     size_t (*workspace_bytes)(const struct model_shape *shape, const struct context_limits *limits);
 
-    /* x[r] = embedding[tokens[r]]. */
+    /* Recorded steps, where a device gains by them; else all five are NULL. A recording is one decode step (every
+     * sequence has one row and is sampled) of one number of rows; smaller steps are padded to it. The calls of the ops
+     * between record_begin, which sets the counts of ctx->batch, and record_end are kept and not run.
+     * recordings_create fills ctx->recordings and says how many there are; context_destroy releases them. */
+    bool (*recordings_create)(struct context *ctx, int32_t *n_recordings, struct error *err);
+    void (*recordings_destroy)(struct context *ctx);
+    bool (*record_begin)(struct context *ctx, int32_t index, struct error *err);
+    bool (*record_end)(struct context *ctx, int32_t index, struct error *err);
+    /* Rows of the recording that serves n_rows rows; n_rows when there is none. */
+    int32_t (*padded_rows)(const struct context *ctx, int32_t n_rows);
+    /* Runs the prepared step from its recording; *replayed is false when there is none, and the ops are to be called.
+     */
+    bool (*replay)(const struct context *ctx, bool *replayed, struct error *err);
+
+    /* x[r] = embedding[token], where the token is tokens[r] or, when that is negative, sampled[-1 - tokens[r]] of the
+     * step before; any one when that is negative too. */
     bool (*embed)(const struct context *ctx, const struct weights *weights, struct error *err);
 
     /* n = rmsnorm(x[r]) * input_norm; qkv = n · qkvᵀ; q and k: per head rmsnorm * q_norm / k_norm, then RoPE (rotate
@@ -71,7 +92,7 @@ struct backend_ops {
     bool (*rmsnorm_qkv)(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 
     /* attention[r][h] = softmax(q[r][h] · Kᵀ / sqrt(head_dim)) · V over positions [0, positions[r]] of the row's
-     * sequence, K and V of head h / (n_heads / n_kv_heads) through block_tables. */
+     * sequence, K and V of head h / (n_heads / n_kv_heads) through block_tables; 0 for a sequence of length 0. */
     bool (*paged_attention)(const struct context *ctx, int32_t layer, struct error *err);
 
     /* x[r] += attention[r] · attention_outputᵀ. */

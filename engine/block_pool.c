@@ -94,7 +94,7 @@ int32_t block_pool_references(const struct block_pool *pool, int32_t block) {
     return pool->blocks[block].references;
 }
 
-static int32_t *slot_of(struct block_pool *pool, struct block_hash hash) {
+static int32_t *slot_of(const struct block_pool *pool, struct block_hash hash) {
     return &pool->slots[hash.low & (pool->n_slots - 1)];
 }
 
@@ -102,7 +102,7 @@ static bool same_hash(struct block_hash a, struct block_hash b) {
     return a.low == b.low && a.high == b.high;
 }
 
-static int32_t find_published(struct block_pool *pool, struct block_hash hash) {
+static int32_t find_published(const struct block_pool *pool, struct block_hash hash) {
     int32_t id = *slot_of(pool, hash);
     while (id != NONE && !same_hash(pool->blocks[id].hash, hash)) id = pool->blocks[id].next_in_slot;
     return id;
@@ -169,6 +169,10 @@ void block_pool_publish(struct block_pool *pool, int32_t block, struct block_has
     pool->blocks[block].next_in_slot = *slot;
     pool->blocks[block].published = true;
     *slot = block;
+}
+
+bool block_pool_is_published(const struct block_pool *pool, struct block_hash hash) {
+    return find_published(pool, hash) != NONE;
 }
 
 int32_t block_pool_find(struct block_pool *pool, struct block_hash hash) {

@@ -46,6 +46,7 @@ void block_pool_publish(struct block_pool *pool, int32_t block, struct block_has
 void block_pool_unpublish(struct block_pool *pool, int32_t block);
 /* Published blocks that were given away for other content, since the start. */
 uint64_t block_pool_n_evictions(const struct block_pool *pool);
+bool block_pool_is_published(const struct block_pool *pool, struct block_hash hash);
 /* The block published under hash, with one more reference, or -1. */
 int32_t block_pool_find(struct block_pool *pool, struct block_hash hash);
 

@@ -1,62 +1,59 @@
 #include "engine/context.h"
 
+#include "engine/arena.h"
 #include "engine/backend.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGNMENT 256
-
-static size_t align_up(size_t bytes) {
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
-/* Places arrays one after another; with a NULL base it only counts. */
-struct arena {
-    char *base;
-    size_t used;
+/* The batch arrays: for any step, then for those of at most max_seqs rows, then the tables of both, so that few bytes
+ * next to each other are all that a decode step copies. */
+struct layout {
+    struct batch wide, narrow;
 };
 
-static void *take(struct arena *arena, size_t count, size_t element_bytes) {
-    void *place = arena->base ? arena->base + arena->used : NULL;
-    arena->used += align_up(count * element_bytes);
-    return place;
+static void place_rows(struct arena *arena, struct batch *batch, int32_t max_rows, int32_t max_seqs) {
+    size_t rows = (size_t)max_rows, seqs = (size_t)max_seqs;
+    batch->tokens = arena_take(arena, rows, sizeof(int32_t));
+    batch->positions = arena_take(arena, rows, sizeof(int32_t));
+    batch->kv_slots = arena_take(arena, rows, sizeof(int32_t));
+    batch->row_seqs = arena_take(arena, rows, sizeof(int32_t));
+    batch->query_starts = arena_take(arena, seqs + 1, sizeof(int32_t));
+    batch->kv_lens = arena_take(arena, seqs, sizeof(int32_t));
+    batch->samples = arena_take(arena, seqs, sizeof(struct sample_row)); // last: copied up to what is used
 }
 
-static void place_batch(struct arena *arena, struct batch *batch, const struct context_limits *limits) {
-    size_t rows = (size_t)limits->max_rows, seqs = (size_t)limits->max_seqs;
-    batch->tokens = take(arena, rows, sizeof(int32_t));
-    batch->positions = take(arena, rows, sizeof(int32_t));
-    batch->kv_slots = take(arena, rows, sizeof(int32_t));
-    batch->row_seqs = take(arena, rows, sizeof(int32_t));
-    batch->query_starts = take(arena, seqs + 1, sizeof(int32_t));
-    batch->kv_lens = take(arena, seqs, sizeof(int32_t));
-    batch->samples = take(arena, seqs, sizeof(struct sample_row));
-    batch->block_tables = take(arena, seqs * (size_t)limits->max_blocks, sizeof(int32_t)); // last: copied by rows
+static struct layout place_batch(struct arena *arena, const struct context_limits *limits) {
+    struct layout layout = {0};
+    place_rows(arena, &layout.wide, limits->max_rows, limits->max_seqs);
+    place_rows(arena, &layout.narrow, limits->max_seqs, limits->max_seqs);
+    size_t table_blocks = (size_t)limits->max_seqs * (size_t)limits->max_blocks;
+    layout.wide.block_tables = layout.narrow.block_tables = arena_take(arena, table_blocks, sizeof(int32_t));
+    return layout;
 }
 
 static void place_scratch(struct arena *arena, struct scratch *scratch, const struct backend_ops *ops,
                           const struct model_shape *shape, const struct context_limits *limits) {
     size_t rows = (size_t)limits->max_rows, seqs = (size_t)limits->max_seqs;
     size_t act = dtype_bytes(ops->activation_dtype);
-    scratch->hidden = take(arena, rows * (size_t)shape->hidden, sizeof(float));
-    scratch->normed = take(arena, rows * (size_t)shape->hidden, act);
-    scratch->qkv = take(arena, rows * (size_t)shape_qkv_columns(shape), act);
-    scratch->q = take(arena, rows * (size_t)shape_q_columns(shape), act);
-    scratch->attention = take(arena, rows * (size_t)shape_q_columns(shape), act);
-    scratch->gate_up = take(arena, rows * 2 * (size_t)shape->intermediate, act);
-    scratch->activated = take(arena, rows * (size_t)shape->intermediate, act);
-    scratch->logits = take(arena, seqs * (size_t)shape->vocab, sizeof(float));
-    scratch->sampled = take(arena, seqs, sizeof(int32_t));
+    scratch->hidden = arena_take(arena, rows * (size_t)shape->hidden, sizeof(float));
+    scratch->normed = arena_take(arena, rows * (size_t)shape->hidden, act);
+    scratch->qkv = arena_take(arena, rows * (size_t)shape_qkv_columns(shape), sizeof(float));
+    scratch->q = arena_take(arena, rows * (size_t)shape_q_columns(shape), act);
+    scratch->attention = arena_take(arena, rows * (size_t)shape_q_columns(shape), act);
+    scratch->gate_up = arena_take(arena, rows * 2 * (size_t)shape->intermediate, act);
+    scratch->activated = arena_take(arena, rows * (size_t)shape->intermediate, act);
+    scratch->logits = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
+    scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));
     scratch->workspace_bytes = ops->workspace_bytes(shape, limits);
-    scratch->workspace = take(arena, scratch->workspace_bytes, 1);
+    scratch->workspace = arena_take(arena, scratch->workspace_bytes, 1);
 }
 
 size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_shape *shape,
                              const struct context_limits *limits) {
     struct arena counting = {0};
-    place_batch(&counting, &(struct batch){0}, limits);
+    place_batch(&counting, limits);
     place_scratch(&counting, &(struct scratch){0}, ops, shape, limits);
     return counting.used;
 }
@@ -64,6 +61,22 @@ size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_s
 size_t context_kv_block_bytes(const struct backend_ops *ops, const struct model_shape *shape, int32_t block_size) {
     return 2 * (size_t)shape->n_layers * (size_t)shape_kv_columns(shape) * (size_t)block_size *
            dtype_bytes(ops->kv_dtype);
+}
+
+static bool create_mirrors(struct context *ctx, struct error *err) {
+    struct arena counting = {0};
+    place_batch(&counting, &ctx->limits);
+    size_t n_rows = (size_t)ctx->limits.max_seqs;
+    for (int i = 0; i < 2; ++i) {
+        ctx->host_memory[i] = ctx->ops->alloc_host(ctx->device, counting.used, err);
+        if (!ctx->host_memory[i]) return false;
+        memset(ctx->host_memory[i], 0, counting.used);
+    }
+    ctx->device_rows = calloc(3 * n_rows, sizeof *ctx->device_rows);
+    if (!ctx->device_rows) return fail(err, ERR_MEMORY, "no memory for the tables of %zu sequences", n_rows);
+    ctx->host_rows[0] = ctx->device_rows + n_rows;
+    ctx->host_rows[1] = ctx->host_rows[0] + n_rows;
+    return true;
 }
 
 struct context *context_create(const struct backend_ops *ops, struct device *device, const struct model_shape *shape,
@@ -84,19 +97,9 @@ struct context *context_create(const struct backend_ops *ops, struct device *dev
     ctx->device_memory = ops->alloc(device, context_scratch_bytes(ops, shape, limits), err);
     if (!ctx->device_memory) goto fail;
     struct arena on_device = {.base = ctx->device_memory};
-    place_batch(&on_device, &ctx->batch, limits);
+    place_batch(&on_device, limits);
     place_scratch(&on_device, &ctx->scratch, ops, shape, limits);
-
-    struct arena counting = {0};
-    place_batch(&counting, &ctx->host, limits);
-    ctx->host_memory = ops->alloc_host(device, counting.used, err);
-    if (!ctx->host_memory) goto fail;
-    memset(ctx->host_memory, 0, counting.used);
-    struct arena on_host = {.base = ctx->host_memory};
-    place_batch(&on_host, &ctx->host, limits);
-    ctx->host_bytes = (size_t)((char *)ctx->host.block_tables - (char *)ctx->host_memory);
-    /* -1 is no block: the first use of every table row differs from this mirror and is copied. */
-    memset(ctx->host.block_tables, 0xff, (size_t)limits->max_seqs * (size_t)limits->max_blocks * sizeof(int32_t));
+    if (!create_mirrors(ctx, err)) goto fail;
 
     ctx->kv.data = ops->alloc(device, ctx->kv.bytes, err);
     if (!ctx->kv.data) goto fail;
@@ -109,13 +112,15 @@ fail:
 
 void context_destroy(struct context *ctx) {
     if (!ctx) return;
+    if (ctx->recordings) ctx->ops->recordings_destroy(ctx);
     ctx->ops->free(ctx->device, ctx->kv.data);
-    ctx->ops->free_host(ctx->device, ctx->host_memory);
+    free(ctx->device_rows);
+    for (int i = 0; i < 2; ++i) ctx->ops->free_host(ctx->device, ctx->host_memory[i]);
     ctx->ops->free(ctx->device, ctx->device_memory);
     free(ctx);
 }
 
-/* Writes one sequence's rows, table and sample into the host batch. */
+/* Writes one sequence's rows and sample into the host batch. */
 static void add_sequence(struct context *ctx, const struct batch_sequence *seq) {
     struct batch *host = &ctx->host;
     int32_t index = host->n_seqs++, first = host->n_rows, block_size = ctx->limits.block_size;
@@ -140,41 +145,104 @@ static void add_sequence(struct context *ctx, const struct batch_sequence *seq) 
             (struct sample_row){.params = seq->sampling, .row = host->n_rows - 1, .position = kv_len};
 }
 
-/* Host tables mirror the device's: only rows from the first to the last that changed are copied. */
-static bool copy_block_tables(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs,
-                              struct error *err) {
-    int32_t first_changed = n_seqs, last_changed = -1;
-    size_t stride = (size_t)ctx->limits.max_blocks;
+/* A row of no sequence: nothing is visible to it, and what is sampled for it nobody reads. */
+static void add_padding(struct context *ctx) {
+    struct batch *host = &ctx->host;
+    int32_t index = host->n_seqs++;
+    host->tokens[index] = host->positions[index] = 0;
+    host->kv_slots[index] = -1;
+    host->row_seqs[index] = index;
+    host->query_starts[index + 1] = index + 1;
+    host->kv_lens[index] = 0;
+    host->samples[index] = (struct sample_row){.params = {.top_p = 1}, .row = index};
+    host->n_rows = host->n_decode = host->n_samples = host->n_seqs;
+}
+
+static void pad(struct context *ctx) {
+    const struct batch *host = &ctx->host;
+    if (!ctx->recordings || host->n_decode != host->n_seqs || host->n_samples != host->n_seqs) return;
+    int32_t n_rows = ctx->ops->padded_rows(ctx, host->n_rows);
+    assert(n_rows >= host->n_rows && n_rows <= ctx->limits.max_seqs);
+    while (host->n_rows < n_rows) add_padding(ctx);
+}
+
+/* Rows of block_tables, from first to last. */
+struct row_range {
+    int32_t first, last;
+};
+
+/* Brings the host's tables up to date and says which rows the device does not have yet. The two hosts' tables lag
+ * behind each other, so that a row between two that changed may be new to this one and not to the device. */
+static struct row_range update_tables(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs) {
+    struct row_range changed = {.first = n_seqs, .last = -1};
     for (int32_t s = 0; s < n_seqs; ++s) {
-        int32_t *row = ctx->host.block_tables + (size_t)s * stride;
-        size_t bytes = (size_t)seqs[s].n_blocks * sizeof *row;
-        if (memcmp(row, seqs[s].blocks, bytes) == 0) continue;
-        memcpy(row, seqs[s].blocks, bytes);
-        if (first_changed == n_seqs) first_changed = s;
-        last_changed = s;
+        struct table_row wanted = {.table = seqs[s].table, .n_blocks = seqs[s].n_blocks};
+        struct table_row *on_host = &ctx->host_rows[ctx->turn][s], *on_device = &ctx->device_rows[s];
+        int32_t n_same = wanted.table && wanted.table == on_host->table ? on_host->n_blocks : 0;
+        if (n_same < wanted.n_blocks) {
+            int32_t *row = ctx->host.block_tables + (size_t)s * (size_t)ctx->limits.max_blocks;
+            memcpy(row + n_same, seqs[s].blocks + n_same, (size_t)(wanted.n_blocks - n_same) * sizeof *row);
+            *on_host = wanted;
+        }
+        if (wanted.table && wanted.table == on_device->table && wanted.n_blocks <= on_device->n_blocks) continue;
+        *on_device = wanted;
+        if (changed.first == n_seqs) changed.first = s;
+        changed.last = s;
     }
-    if (last_changed < 0) return true;
-    size_t offset = (size_t)first_changed * stride;
-    return ctx->ops->copy_to_device(ctx->device, ctx->batch.block_tables + offset, ctx->host.block_tables + offset,
-                                    (size_t)(last_changed - first_changed + 1) * stride * sizeof(int32_t), err);
+    return changed;
+}
+
+/* A copy costs the host 2 to 3 us; 64 KiB take about as long on their way to a GPU. */
+#define WORTH_A_COPY ((size_t)64 << 10)
+
+/* From the step's first array to the last sample, and the tables that changed: in one copy where they lie near. */
+static bool copy_step(struct context *ctx, struct row_range tables, struct error *err) {
+    const struct batch *host = &ctx->host, *device = &ctx->batch;
+    const struct backend_ops *ops = ctx->ops;
+    size_t row_bytes = (size_t)ctx->limits.max_blocks * sizeof(int32_t);
+    const char *begin = (const char *)host->tokens, *end = (const char *)(host->samples + host->n_samples);
+    if (tables.last >= 0) {
+        const char *table_begin = (const char *)host->block_tables + (size_t)tables.first * row_bytes;
+        const char *table_end = (const char *)host->block_tables + (size_t)(tables.last + 1) * row_bytes;
+        if (table_begin < end + WORTH_A_COPY)
+            end = table_end;
+        else if (!ops->copy_to_device(ctx->device, (char *)device->block_tables + (size_t)tables.first * row_bytes,
+                                      table_begin, (size_t)(table_end - table_begin), err))
+            return false;
+    }
+    return ops->copy_to_device(ctx->device, device->tokens, begin, (size_t)(end - begin), err);
+}
+
+void context_prepare_recording(struct context *ctx) {
+    ctx->batch = place_batch(&(struct arena){.base = ctx->device_memory}, &ctx->limits).narrow;
 }
 
 bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs, struct error *err) {
     assert(n_seqs > 0 && n_seqs <= ctx->limits.max_seqs);
-    struct batch *host = &ctx->host, *device = &ctx->batch;
-    host->n_rows = host->n_seqs = host->n_decode = host->n_samples = host->max_kv_len = host->max_query_len = 0;
-    host->query_starts[0] = 0;
+    int32_t n_rows = 0;
+    for (int32_t s = 0; s < n_seqs; ++s) n_rows += seqs[s].n_rows;
+    bool narrow = n_rows <= ctx->limits.max_seqs;
+    ctx->turn = 1 - ctx->turn;
+    struct layout on_host = place_batch(&(struct arena){.base = ctx->host_memory[ctx->turn]}, &ctx->limits);
+    struct layout on_device = place_batch(&(struct arena){.base = ctx->device_memory}, &ctx->limits);
+    ctx->host = narrow ? on_host.narrow : on_host.wide;
+    ctx->host.query_starts[0] = 0;
     for (int32_t s = 0; s < n_seqs; ++s) {
         assert(s == 0 || seqs[s - 1].n_rows == 1 || seqs[s].n_rows > 1); // single rows first
         add_sequence(ctx, &seqs[s]);
     }
-    device->n_rows = host->n_rows;
-    device->n_seqs = host->n_seqs;
-    device->n_decode = host->n_decode;
-    device->n_samples = host->n_samples;
-    device->max_kv_len = host->max_kv_len;
-    device->max_query_len = host->max_query_len;
-    if (!copy_block_tables(ctx, seqs, n_seqs, err)) return false;
-    /* ctx->device_memory begins with the batch, placed like the host's. */
-    return ctx->ops->copy_to_device(ctx->device, ctx->device_memory, ctx->host_memory, ctx->host_bytes, err);
+    pad(ctx);
+
+    /* The device has the same counts and arrays of its own. */
+    struct batch arrays = narrow ? on_device.narrow : on_device.wide;
+    ctx->batch = ctx->host;
+    ctx->batch.tokens = arrays.tokens;
+    ctx->batch.positions = arrays.positions;
+    ctx->batch.kv_slots = arrays.kv_slots;
+    ctx->batch.row_seqs = arrays.row_seqs;
+    ctx->batch.query_starts = arrays.query_starts;
+    ctx->batch.kv_lens = arrays.kv_lens;
+    ctx->batch.block_tables = arrays.block_tables;
+    ctx->batch.samples = arrays.samples;
+    return copy_step(ctx, update_tables(ctx, seqs, n_seqs), err);
 }

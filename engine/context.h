@@ -27,7 +27,10 @@ struct sample_row {
     int32_t position; // of the token that is sampled: keys its randomness
 };
 
-/* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses. */
+/* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses: one set for steps
+ * of at most max_seqs rows, which a decode step always is, and one for the others; block_tables belong to both. A
+ * decode step may be padded to the size of a recording: its last rows then are sequences of length 0, whose K and V go
+ * nowhere and whose results nobody reads. */
 struct batch {
     int32_t n_rows;
     int32_t n_seqs;
@@ -35,9 +38,9 @@ struct batch {
     int32_t n_samples;     // sequences whose last token is in this step
     int32_t max_kv_len;    // largest of kv_lens
     int32_t max_query_len; // largest chunk
-    int32_t *tokens;       // [n_rows]
+    int32_t *tokens;       // [n_rows] ids, or -1 - i: what the step before left in sampled[i]
     int32_t *positions;    // [n_rows]
-    int32_t *kv_slots;     // [n_rows] block * block_size + offset: where the row's K and V are written
+    int32_t *kv_slots;     // [n_rows] block * block_size + offset: where the row's K and V are written; -1: nowhere
     int32_t *row_seqs;     // [n_rows] the row's sequence in this batch
     int32_t *query_starts; // [n_seqs + 1] first row of each sequence
     int32_t *kv_lens;      // [n_seqs] tokens visible after this step; the last row of sequence s is at kv_lens[s] - 1
@@ -59,7 +62,7 @@ struct kv_cache {
 struct scratch {
     float *hidden;    // [max_rows][hidden] the residual stream
     void *normed;     // act [max_rows][hidden]
-    void *qkv;        // act [max_rows][qkv_columns] before QK-norm; unused by a fused rmsnorm_qkv
+    void *qkv;        // act or float32 [max_rows][qkv_columns] before QK-norm
     void *q;          // act [max_rows][n_heads][head_dim] after QK-norm and RoPE
     void *attention;  // act [max_rows][n_heads][head_dim]
     void *gate_up;    // act [max_rows][2*intermediate]
@@ -78,18 +81,27 @@ struct context_limits {
     int32_t n_blocks; // in the pool
 };
 
+/* What a row of block_tables holds: the first n_blocks of the table of that name. */
+struct table_row {
+    uint64_t table;
+    int32_t n_blocks;
+};
+
 struct context {
     const struct backend_ops *ops;   // borrowed
     const struct model_shape *shape; // borrowed
     struct device *device;           // borrowed; backend-private: stream, handles, threads
     struct context_limits limits;
-    struct kv_cache kv;     // owned
-    struct scratch scratch; // owned
-    struct batch batch;     // device arrays; valid from context_prepare to the next
-    struct batch host;      // the same in host memory, owned
-    void *device_memory;    // owned: scratch and batch
-    void *host_memory;      // owned, pinned where the backend has that
-    size_t host_bytes;      // of the arrays before block_tables: copied whole each step
+    struct kv_cache kv;             // owned
+    struct recordings *recordings;  // owned, backend-private: recorded steps, or NULL
+    struct scratch scratch;         // owned
+    struct batch batch;             // device arrays; valid from context_prepare to the next
+    struct batch host;              // the same in host memory
+    void *device_memory;            // owned: batch and scratch
+    void *host_memory[2];           // owned, pinned where the backend has that; in turn: one may still be on its way
+    struct table_row *host_rows[2]; // [max_seqs] of the tables in host_memory; part of device_rows
+    struct table_row *device_rows;  // [max_seqs] of those on the device, owned
+    int32_t turn;                   // whose host_memory host is
 };
 
 /* Device bytes for scratch and batch arrays, and for the KV cache, of a context with these limits. */
@@ -103,17 +115,23 @@ void context_destroy(struct context *ctx);
 
 /* One sequence's part of a step: n_rows tokens from position start. */
 struct batch_sequence {
-    const int32_t *tokens; // [n_rows]
+    const int32_t *tokens; // [n_rows] as in struct batch
     int32_t start;
     int32_t n_rows;
     const int32_t *blocks; // [n_blocks] covering positions [0, start + n_rows)
     int32_t n_blocks;
-    bool sample; // the last row's logits are wanted
+    uint64_t table; // names blocks: they only grow while it stays the same; 0: no such promise
+    bool sample;    // the last row's logits are wanted
     struct sampling_params sampling;
 };
 
-/* Sequences of one row come first, then chunks. Asserts the limits: the scheduler keeps them. */
+/* Sequences of one row come first, then chunks. Asserts the limits: the scheduler keeps them. A step that a recording
+ * serves is padded to it; counts are then those of the recording. The step before may still be on the device; the one
+ * before that must be over, for its host arrays are filled anew. */
 bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs, struct error *err);
+
+/* ctx->batch gets the arrays of decode steps, and no counts: those are record_begin's. */
+void context_prepare_recording(struct context *ctx);
 
 /* Where one layer's K or V begins; index by kv_offset. */
 static inline size_t kv_plane_elements(const struct context *ctx) {

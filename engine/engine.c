@@ -45,25 +45,35 @@ static void lap(struct timeline *timeline, const char *name) {
     timeline->last_ns = now;
 }
 
-/* A prompt and a decode step on block 0, before any request has it: libraries and kernels are loaded and pages touched
- * now and not in somebody's first request. */
+#define WARM_UP_ROWS 2048
+
+/* Runs one prompt of n_rows tokens in the first blocks, before any request has them. */
+static bool warm_up_rows(struct engine *engine, const int32_t *tokens, const int32_t *blocks, int32_t n_rows,
+                         struct error *err) {
+    const struct batch_sequence sequence = {.tokens = tokens,
+                                            .n_rows = n_rows,
+                                            .blocks = blocks,
+                                            .n_blocks = (n_rows - 1) / engine->info.block_size + 1,
+                                            .sample = true,
+                                            .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
+    return context_prepare(engine->ctx, &sequence, 1, err) && model_forward(engine->ctx, &engine->weights, err) &&
+           engine->options.ops->synchronize(engine->device, err);
+}
+
+/* Prompts and a decode step: libraries and kernels are loaded and pages touched now and not in somebody's first
+ * request. A device that is not the processor chooses its kernels by the number of rows. */
 static bool warm_up(struct engine *engine, struct error *err) {
     const struct engine_info *info = &engine->info;
-    const struct backend_ops *ops = engine->options.ops;
-    static const int32_t tokens[256], block[1]; // block_size is at most 256
-    int32_t n_rows = info->block_size < info->max_batch_tokens ? info->block_size : info->max_batch_tokens;
-    for (int step = 0; step < 2; ++step) {
-        struct batch_sequence sequence = {.tokens = tokens,
-                                          .n_rows = step == 0 ? n_rows : 1,
-                                          .blocks = block,
-                                          .n_blocks = 1,
-                                          .sample = true,
-                                          .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
-        if (!context_prepare(engine->ctx, &sequence, 1, err)) return false;
-        if (!model_forward(engine->ctx, &engine->weights, err)) return false;
-        if (!ops->synchronize(engine->device, err)) return false;
+    static const int32_t tokens[WARM_UP_ROWS];
+    int32_t blocks[WARM_UP_ROWS], limit = engine->options.ops->asynchronous ? WARM_UP_ROWS : info->block_size;
+    if (limit > info->max_batch_tokens) limit = info->max_batch_tokens;
+    if (limit > info->max_model_len) limit = info->max_model_len;
+    if (limit > info->n_blocks * info->block_size) limit = info->n_blocks * info->block_size;
+    for (int32_t i = 0; i < WARM_UP_ROWS; ++i) blocks[i] = i;
+    for (int32_t share = 1; share <= (engine->options.ops->asynchronous ? 16 : 1); share *= 4) {
+        if (!warm_up_rows(engine, tokens, blocks, (limit - 1) / share + 1, err)) return false;
     }
-    return true;
+    return warm_up_rows(engine, tokens, blocks, 1, err);
 }
 
 static bool load_model(struct engine *engine, struct timeline *timeline, struct error *err) {
@@ -117,6 +127,12 @@ static bool load_model(struct engine *engine, struct timeline *timeline, struct 
     lap(timeline, "memory");
     if (!warm_up(engine, err)) return false;
     lap(timeline, "warm-up");
+    int32_t n_recordings = 0;
+    if (options->graphs && !model_record(engine->ctx, &engine->weights, &n_recordings, err)) return false;
+    if (n_recordings > 0) {
+        log_message(options->log, LOG_INFO, "graphs: %d sizes of decode steps recorded", n_recordings);
+        lap(timeline, "graphs");
+    }
     return true;
 }
 
@@ -138,8 +154,11 @@ static bool create_queues(struct engine *engine, struct error *err) {
     engine->batch = calloc((size_t)info->max_seqs, sizeof *engine->batch);
     if (!engine->live || !engine->outcomes || !engine->batch)
         return fail(err, ERR_MEMORY, "no memory for %d requests", engine->max_admitted);
-    engine->sampled = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(int32_t), err);
-    return engine->sampled != NULL;
+    for (int i = 0; i < 2; ++i) {
+        engine->sampled[i] = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(int32_t), err);
+        if (!engine->sampled[i]) return false;
+    }
+    return true;
 }
 
 struct engine *engine_create(const struct engine_options *options, struct error *err) {
@@ -184,7 +203,7 @@ void engine_destroy(struct engine *engine) {
         pthread_join(engine->thread, NULL);
     }
     const struct backend_ops *ops = engine->options.ops;
-    ops->free_host(engine->device, engine->sampled);
+    for (int i = 0; i < 2; ++i) ops->free_host(engine->device, engine->sampled[i]);
     free(engine->batch);
     free(engine->outcomes);
     free(engine->live);
@@ -257,6 +276,7 @@ bool engine_submit(struct engine *engine, const struct engine_request *request, 
     bool admitted = admit(engine, err);
     if (admitted) {
         *id = sequence->id = ++engine->next_id;
+        sequence->live_index = engine->n_live;
         engine->live[engine->n_live++] = sequence;
         engine->n_admitted++;
         sequence_queue_push_back(&engine->inbox, sequence);

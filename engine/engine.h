@@ -35,6 +35,7 @@ struct engine_options {
     int32_t max_model_len;         // prompt and generated tokens of one sequence; 0: the model's, clamped to the pool
     int32_t max_queue;             // requests accepted beyond max_seqs; then submit answers ERR_BUSY
     bool prefix_cache;
+    bool graphs;     // record decode steps at start and replay them, where the backend can
     struct log *log; // borrowed, may be NULL
 };
 
@@ -96,7 +97,8 @@ struct engine_request {
  * device failed or the engine is draining. */
 bool engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct error *err);
 
-/* Asks to end a request: it finishes with FINISH_CANCELLED before the next step. Unknown or finished: no effect. */
+/* Asks to end a request: it finishes with FINISH_CANCELLED before another step is planned. Unknown or finished: no
+ * effect. */
 void engine_cancel(struct engine *engine, uint64_t id);
 
 /* Refuses new requests, then waits until all have finished or the time is over; true: all finished. */

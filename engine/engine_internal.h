@@ -2,7 +2,16 @@
  *
  * Any thread may submit, cancel and read statistics; these touch only what `lock` guards. The engine thread alone
  * touches the scheduler, the pool, the context and every sequence it has taken from the inbox. Listeners are called on
- * the engine thread without the lock. */
+ * the engine thread without the lock.
+ *
+ * Look-ahead: on an asynchronous device the engine thread launches a step while the one before is under way, and only
+ * then waits for that one's tokens. The token that a sequence will get by then is planned for without its id: -1 - i in
+ * its place tells embed to take sample i of the step before from the device. What this can get wrong is put right when
+ * the tokens are read: a sequence that ends there (end token, not finite; cancelled likewise) leaves a part without a
+ * sequence in the step under way, whose result is dropped. Its blocks are free at once, because steps run in order:
+ * whoever gets them writes after that step. For the same reason a block of known tokens can be found by others as soon
+ * as its step is planned. A sequence known to end by length is not planned again, and one that is preempted while under
+ * way waits for its token like any other. On other devices each step is waited for before the next is planned. */
 #ifndef QUERN_ENGINE_ENGINE_INTERNAL_H
 #define QUERN_ENGINE_ENGINE_INTERNAL_H
 
@@ -25,7 +34,13 @@ struct outcome {
     bool has_token;
     bool finished;
     enum finish_reason reason;
-    struct error error;
+    enum error_code error; // of FINISH_ERROR
+};
+
+/* A launched step whose tokens are not read yet. */
+struct flight {
+    const struct step *step; // borrowed from the scheduler
+    int64_t launch_ns;
 };
 
 struct engine {
@@ -38,7 +53,9 @@ struct engine {
     struct scheduler scheduler;   // owned
     struct batch_sequence *batch; // [max_seqs], owned
     struct outcome *outcomes;     // [max_admitted], owned
-    int32_t *sampled;             // [max_seqs], owned, page-locked
+    struct flight flights[2];     // step n of all at n % 2
+    int32_t *sampled[2];          // [max_seqs] their tokens, owned, page-locked
+    uint64_t n_launched, n_read;  // steps
 
     pthread_t thread;
     bool thread_started;

@@ -16,7 +16,7 @@ static void observe_finish(struct engine *engine, const struct outcome *outcome,
     engine->n_admitted--; // before the listener knows: who hears of an end finds room for one more
     engine->stats.finished[outcome->reason]++;
     histogram_observe(&engine->stats.request, seconds(now - sequence->submit_ns));
-    if (outcome->error.code == ERR_NUMERIC) engine->stats.not_finite++;
+    if (outcome->error == ERR_NUMERIC) engine->stats.not_finite++;
 }
 
 static void observe_token(struct engine *engine, struct sequence *sequence, int64_t now) {
@@ -31,13 +31,18 @@ static void observe_token(struct engine *engine, struct sequence *sequence, int6
     sequence->last_token_ns = now;
 }
 
+static void observe_step(struct engine *engine, const struct flight *flight, int64_t now) {
+    struct engine_stats *stats = &engine->stats;
+    int64_t begin_ns = flight->launch_ns > stats->last_step_end_ns ? flight->launch_ns : stats->last_step_end_ns;
+    stats->n_steps++;
+    stats->last_step_end_ns = now;
+    stats->last_step_ns = now - begin_ns;
+}
+
 static void forget_live(struct engine *engine, const struct sequence *sequence) {
-    for (int32_t i = 0; i < engine->n_live; ++i) {
-        if (engine->live[i] != sequence) continue;
-        engine->live[i] = engine->live[--engine->n_live];
-        return;
-    }
-    assert(!"a finished sequence was not live");
+    struct sequence *last = engine->live[--engine->n_live];
+    engine->live[sequence->live_index] = last;
+    last->live_index = sequence->live_index;
 }
 
 static void publish_gauges(struct engine *engine) {
@@ -52,18 +57,27 @@ static void publish_gauges(struct engine *engine) {
     engine->stats.prefix_evictions = block_pool_n_evictions(engine->pool);
 }
 
-static void tell(const struct outcome *outcome, int64_t now) {
+static struct error error_of(const struct engine *engine, const struct outcome *outcome) {
+    struct error error = {.code = ERR_NONE};
+    int32_t n_tokens = outcome->sequence->n_known;
+    if (outcome->error == ERR_DEVICE)
+        fail(&error, ERR_DEVICE, "%s", engine->stats.failure); // written by this thread alone
+    else if (outcome->error == ERR_NUMERIC)
+        fail(&error, ERR_NUMERIC, "the model computed a logit that is not finite after %d tokens", n_tokens);
+    else if (outcome->error != ERR_NONE)
+        fail(&error, outcome->error, "no token could be sampled after %d tokens", n_tokens);
+    return error;
+}
+
+static void tell_end(const struct engine *engine, const struct outcome *outcome, int64_t now) {
     const struct sequence *sequence = outcome->sequence;
-    if (outcome->has_token)
-        sequence->listener(sequence->user, &(struct engine_event){.kind = ENGINE_TOKEN, .token = outcome->token});
-    if (!outcome->finished) return;
     struct engine_event event = {
         .kind = ENGINE_FINISHED,
         .reason = outcome->reason,
-        .error = outcome->error,
+        .error = error_of(engine, outcome),
         .n_prompt = sequence->n_prompt,
         .n_cached = sequence->n_cached,
-        .n_generated = sequence->n_tokens - sequence->n_prompt,
+        .n_generated = sequence->n_known - sequence->n_prompt,
         .n_preemptions = sequence->n_preemptions,
         .queue_ns = (sequence->scheduled_ns ? sequence->scheduled_ns : now) - sequence->submit_ns,
         .first_token_ns = sequence->first_token_ns ? sequence->first_token_ns - sequence->submit_ns : 0,
@@ -72,17 +86,32 @@ static void tell(const struct outcome *outcome, int64_t now) {
     sequence->listener(sequence->user, &event);
 }
 
+static void tell(const struct engine *engine, const struct outcome *outcomes, int32_t n_outcomes, int64_t now) {
+    struct engine_event event = {.kind = ENGINE_TOKEN}; // 700 bytes, most of them for errors: made once
+    for (int32_t i = 0; i < n_outcomes; ++i) {
+        const struct sequence *sequence = outcomes[i].sequence;
+        event.token = outcomes[i].token;
+        if (outcomes[i].has_token) sequence->listener(sequence->user, &event);
+        if (outcomes[i].finished) tell_end(engine, &outcomes[i], now);
+    }
+}
+
 /* Statistics first, so that whoever got an answer finds it counted; then the listeners; then the memory. */
-static void publish(struct engine *engine, struct outcome *outcomes, int32_t n_outcomes) {
+static void publish(struct engine *engine, const struct flight *flight, int32_t n_outcomes) {
+    const struct outcome *outcomes = engine->outcomes;
     int64_t now = engine_now_ns();
+    int32_t n_finished = 0;
     pthread_mutex_lock(&engine->lock);
+    if (flight) observe_step(engine, flight, now);
     for (int32_t i = 0; i < n_outcomes; ++i) {
         if (outcomes[i].has_token) observe_token(engine, outcomes[i].sequence, now);
         if (outcomes[i].finished) observe_finish(engine, &outcomes[i], now);
+        n_finished += outcomes[i].finished;
     }
     publish_gauges(engine);
     pthread_mutex_unlock(&engine->lock);
-    for (int32_t i = 0; i < n_outcomes; ++i) tell(&outcomes[i], now);
+    tell(engine, outcomes, n_outcomes, now);
+    if (n_finished == 0) return;
 
     pthread_mutex_lock(&engine->lock);
     for (int32_t i = 0; i < n_outcomes; ++i) {
@@ -97,37 +126,39 @@ static void publish(struct engine *engine, struct outcome *outcomes, int32_t n_o
 
 /* Takes a live sequence out of the scheduler; its outcome is published with others. */
 static struct outcome end_sequence(struct engine *engine, struct sequence *sequence, enum finish_reason reason,
-                                   const struct error *error) {
+                                   enum error_code error) {
     scheduler_remove(&engine->scheduler, sequence);
-    struct outcome outcome = {.sequence = sequence, .finished = true, .reason = reason};
-    if (error) outcome.error = *error;
-    return outcome;
+    return (struct outcome){.sequence = sequence, .finished = true, .reason = reason, .error = error};
 }
 
-static void end_all(struct engine *engine, enum finish_reason reason, const struct error *error) {
+static void end_all(struct engine *engine, enum finish_reason reason, enum error_code error) {
     struct scheduler *scheduler = &engine->scheduler;
     int32_t n_outcomes = 0;
     while (scheduler->running.last)
         engine->outcomes[n_outcomes++] = end_sequence(engine, scheduler->running.last, reason, error);
     while (scheduler->waiting.last)
         engine->outcomes[n_outcomes++] = end_sequence(engine, scheduler->waiting.last, reason, error);
-    publish(engine, engine->outcomes, n_outcomes);
+    publish(engine, NULL, n_outcomes);
 }
 
-/* --- one step --------------------------------------------------------------------------------------------------- */
+/* --- steps ------------------------------------------------------------------------------------------------------ */
 
-static bool compute(struct engine *engine, const struct step *step, struct error *err) {
-    int32_t n_samples = 0;
+static bool has_work(const struct engine *engine) {
+    return engine->scheduler.running.count > 0 || engine->scheduler.waiting.count > 0 ||
+           engine->n_launched > engine->n_read;
+}
+
+static bool start(struct engine *engine, const struct step *step, struct error *err) {
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
         const struct sequence *sequence = part->sequence;
-        n_samples += part->sample;
         engine->batch[i] = (struct batch_sequence){
-            .tokens = sequence->tokens + sequence->n_computed,
-            .start = sequence->n_computed,
+            .tokens = sequence->tokens + part->start,
+            .start = part->start,
             .n_rows = part->n_rows,
             .blocks = sequence->blocks,
             .n_blocks = sequence->n_blocks,
+            .table = sequence->table,
             .sample = part->sample,
             .sampling = sequence->sampling,
         };
@@ -135,9 +166,31 @@ static bool compute(struct engine *engine, const struct step *step, struct error
     const struct backend_ops *ops = engine->options.ops;
     if (!context_prepare(engine->ctx, engine->batch, step->n_parts, err)) return false;
     if (!model_forward(engine->ctx, &engine->weights, err)) return false;
-    if (n_samples == 0) return ops->synchronize(engine->device, err);
-    return ops->copy_to_host(engine->device, engine->sampled, engine->ctx->scratch.sampled,
-                             (size_t)n_samples * sizeof *engine->sampled, err);
+    int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples;
+    if (n_ids == 0) n_ids = 1; // the read also tells that the step is over
+    return ops->read_begin(engine->device, slot, engine->sampled[slot], engine->ctx->scratch.sampled,
+                           (size_t)n_ids * sizeof(int32_t), err);
+}
+
+/* Plans the next step and launches it. *launched is false when there is none yet. */
+static bool launch_step(struct engine *engine, bool *launched, struct error *err) {
+    assert(engine->n_launched - engine->n_read <= 1); // context_prepare fills the arrays of the step before the last
+    struct flight flight = {.launch_ns = engine_now_ns(), .step = scheduler_plan(&engine->scheduler)};
+    *launched = flight.step->n_parts > 0;
+    if (!*launched) {
+        assert(engine->n_launched > engine->n_read);
+        return true;
+    }
+    pthread_mutex_lock(&engine->lock);
+    publish_gauges(engine); // what this step runs is seen while it runs
+    pthread_mutex_unlock(&engine->lock);
+    for (int32_t i = 0; i < flight.step->n_parts; ++i) {
+        struct sequence *sequence = flight.step->parts[i].sequence;
+        if (!sequence->scheduled_ns) sequence->scheduled_ns = flight.launch_ns;
+    }
+    if (!start(engine, flight.step, err)) return false;
+    engine->flights[engine->n_launched++ % 2] = flight;
+    return true;
 }
 
 static bool is_eos(const struct engine *engine, int32_t token) {
@@ -147,79 +200,59 @@ static bool is_eos(const struct engine *engine, int32_t token) {
     return false;
 }
 
-static struct outcome append_token(struct engine *engine, struct sequence *sequence, int32_t token) {
-    struct outcome outcome = {.sequence = sequence};
+static struct outcome take_token(struct engine *engine, struct sequence *sequence, int32_t token) {
     if (token < 0 || token >= engine->info.model.shape.vocab) {
-        outcome.finished = true;
-        outcome.reason = FINISH_ERROR;
-        fail(&outcome.error, token == SAMPLED_NOT_FINITE ? ERR_NUMERIC : ERR_INTERNAL,
-             token == SAMPLED_NOT_FINITE ? "the model computed a logit that is not finite after %d tokens"
-                                         : "no token could be sampled after %d tokens",
-             sequence->n_tokens);
-        for (int32_t i = 0; i < sequence->n_blocks; ++i) block_pool_unpublish(engine->pool, sequence->blocks[i]);
-        return outcome;
+        scheduler_distrust(&engine->scheduler, sequence);
+        return end_sequence(engine, sequence, FINISH_ERROR, token == SAMPLED_NOT_FINITE ? ERR_NUMERIC : ERR_INTERNAL);
     }
-    sequence->tokens[sequence->n_tokens++] = token;
-    outcome.token = token;
+    struct outcome outcome = {.sequence = sequence, .token = token};
+    scheduler_know(&engine->scheduler, sequence, token);
+    if (is_eos(engine, token) && !sequence->ignore_eos)
+        outcome = end_sequence(engine, sequence, FINISH_STOP, ERR_NONE);
+    else if (sequence->n_known == sequence->max_tokens)
+        outcome = end_sequence(engine, sequence, FINISH_LENGTH, ERR_NONE);
     outcome.has_token = true;
-    if (is_eos(engine, token) && !sequence->ignore_eos) {
-        outcome.finished = true;
-        outcome.reason = FINISH_STOP;
-    } else if (sequence->n_tokens == sequence->max_tokens) {
-        outcome.finished = true;
-        outcome.reason = FINISH_LENGTH;
-    }
+    outcome.token = token;
     return outcome;
 }
 
-static void finish_step(struct engine *engine, const struct step *step, int64_t start_ns) {
-    int32_t n_outcomes = 0, n_samples = 0;
+/* Waits for the oldest step under way and tells what came of it. */
+static bool finish_step(struct engine *engine, struct error *err) {
+    int32_t slot = (int32_t)(engine->n_read % 2), n_outcomes = 0, n_samples = 0;
+    if (!engine->options.ops->read_wait(engine->device, slot, err)) return false;
+    engine->n_read++;
+    const struct step *step = engine->flights[slot].step;
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
-        struct sequence *sequence = part->sequence;
-        scheduler_computed(&engine->scheduler, part);
-        if (!part->sample) continue;
-        struct outcome outcome = append_token(engine, sequence, engine->sampled[n_samples++]);
-        if (outcome.finished) scheduler_remove(&engine->scheduler, sequence);
-        engine->outcomes[n_outcomes++] = outcome;
+        int32_t token = part->sample ? engine->sampled[slot][n_samples++] : 0;
+        struct sequence *sequence = scheduler_part_over(part);
+        if (sequence && part->sample) engine->outcomes[n_outcomes++] = take_token(engine, sequence, token);
     }
-    int64_t now = engine_now_ns();
-    pthread_mutex_lock(&engine->lock);
-    engine->stats.n_steps++;
-    engine->stats.last_step_end_ns = now;
-    engine->stats.last_step_ns = now - start_ns;
-    pthread_mutex_unlock(&engine->lock);
-    publish(engine, engine->outcomes, n_outcomes);
+    publish(engine, &engine->flights[slot], n_outcomes);
+    return true;
 }
 
-static void run_step(struct engine *engine) {
-    struct error error = {0};
-    int64_t start_ns = engine_now_ns();
-    const struct step *step = scheduler_plan(&engine->scheduler);
-    if (step->n_parts == 0) return;
-    pthread_mutex_lock(&engine->lock);
-    publish_gauges(engine); // what this step runs is seen while it runs
-    pthread_mutex_unlock(&engine->lock);
-    for (int32_t i = 0; i < step->n_parts; ++i) {
-        if (!step->parts[i].sequence->scheduled_ns) step->parts[i].sequence->scheduled_ns = start_ns;
-    }
-    if (compute(engine, step, &error)) {
-        finish_step(engine, step, start_ns);
-        return;
-    }
-    log_message(engine->options.log, LOG_ERROR, "a step failed, no more requests are served: %s", error.message);
+static void stop_serving(struct engine *engine, const struct error *error) {
+    log_message(engine->options.log, LOG_ERROR, "a step failed, no more requests are served: %s", error->message);
     pthread_mutex_lock(&engine->lock);
     engine->stats.failed = true;
-    memcpy(engine->stats.failure, error.message, sizeof engine->stats.failure);
+    memcpy(engine->stats.failure, error->message, sizeof engine->stats.failure);
     pthread_mutex_unlock(&engine->lock);
-    end_all(engine, FINISH_ERROR, &error);
+    end_all(engine, FINISH_ERROR, ERR_DEVICE);
+    engine->n_read = engine->n_launched; // nobody waits for what is under way
+}
+
+/* One step further: an asynchronous device gets its next step before the host waits for the one under way. */
+static void advance(struct engine *engine) {
+    struct error error = {0};
+    bool ahead = engine->options.ops->asynchronous, launched = false;
+    bool ok = launch_step(engine, &launched, &error);
+    uint64_t n_under_way = ahead && launched ? 1 : 0;
+    while (ok && engine->n_launched - engine->n_read > n_under_way) ok = finish_step(engine, &error);
+    if (!ok) stop_serving(engine, &error);
 }
 
 /* --- the thread ------------------------------------------------------------------------------------------------- */
-
-static bool has_work(const struct engine *engine) {
-    return engine->scheduler.running.count > 0 || engine->scheduler.waiting.count > 0;
-}
 
 /* Waits for work, takes the inbox, takes out what was cancelled. False: time to stop. */
 static bool take_requests(struct engine *engine, bool *failed, int32_t *n_cancelled) {
@@ -231,7 +264,7 @@ static bool take_requests(struct engine *engine, bool *failed, int32_t *n_cancel
         scheduler_add(&engine->scheduler, sequence);
     for (int32_t i = 0; engine->any_cancelled && i < engine->n_live; ++i) {
         if (engine->live[i]->cancelled)
-            engine->outcomes[(*n_cancelled)++] = end_sequence(engine, engine->live[i], FINISH_CANCELLED, NULL);
+            engine->outcomes[(*n_cancelled)++] = end_sequence(engine, engine->live[i], FINISH_CANCELLED, ERR_NONE);
     }
     engine->any_cancelled = false;
     *failed = engine->stats.failed;
@@ -246,16 +279,14 @@ void *engine_thread(void *argument) {
         bool failed;
         int32_t n_cancelled;
         bool go_on = take_requests(engine, &failed, &n_cancelled);
-        if (n_cancelled > 0) publish(engine, engine->outcomes, n_cancelled);
+        if (n_cancelled > 0) publish(engine, NULL, n_cancelled);
         if (!go_on) break;
-        if (failed) {
-            struct error error;
-            fail(&error, ERR_UNAVAILABLE, "the device has failed");
-            end_all(engine, FINISH_ERROR, &error);
-        } else if (has_work(engine)) {
-            run_step(engine);
-        }
+        if (failed)
+            end_all(engine, FINISH_ERROR, ERR_DEVICE);
+        else if (has_work(engine))
+            advance(engine);
     }
-    end_all(engine, FINISH_CANCELLED, NULL);
+    end_all(engine, FINISH_CANCELLED, ERR_NONE);
+    engine->options.ops->synchronize(engine->device, NULL); // what is under way reads memory that is freed next
     return NULL;
 }

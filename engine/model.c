@@ -2,7 +2,7 @@
 
 #include "engine/backend.h"
 
-bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err) {
+static bool call_ops(const struct context *ctx, const struct weights *weights, struct error *err) {
     const struct backend_ops *ops = ctx->ops;
     if (!ops->embed(ctx, weights, err)) return false;
     for (int32_t layer = 0; layer < ctx->shape->n_layers; ++layer) {
@@ -13,4 +13,27 @@ bool model_forward(const struct context *ctx, const struct weights *weights, str
     }
     if (ctx->batch.n_samples == 0) return true; // only prefill chunks that do not reach their prompt's end
     return ops->lm_head(ctx, weights, err) && ops->sample(ctx, err);
+}
+
+bool model_record(struct context *ctx, const struct weights *weights, int32_t *n_recordings, struct error *err) {
+    const struct backend_ops *ops = ctx->ops;
+    *n_recordings = 0;
+    if (!ops->recordings_create) return true;
+    context_prepare_recording(ctx);
+    if (!ops->recordings_create(ctx, n_recordings, err)) return false;
+    for (int32_t i = 0; i < *n_recordings; ++i) {
+        if (!ops->record_begin(ctx, i, err)) return false;
+        if (!call_ops(ctx, weights, err)) {
+            ops->record_end(ctx, i, NULL); // the device must stop recording; what failed first is told
+            return false;
+        }
+        if (!ops->record_end(ctx, i, err)) return false;
+    }
+    return true;
+}
+
+bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err) {
+    bool replayed = false;
+    if (ctx->recordings && !ctx->ops->replay(ctx, &replayed, err)) return false;
+    return replayed || call_ops(ctx, weights, err);
 }

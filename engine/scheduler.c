@@ -8,20 +8,20 @@ bool scheduler_init(struct scheduler *scheduler, const struct scheduler_options 
     assert(options->max_seqs > 0 && options->max_rows >= options->max_seqs);
     size_t n = (size_t)options->max_seqs;
     *scheduler = (struct scheduler){.options = *options};
-    scheduler->step.parts = calloc(n, sizeof *scheduler->step.parts);
-    scheduler->chunks = calloc(n, sizeof *scheduler->chunks);
-    if (!scheduler->step.parts || !scheduler->chunks) {
+    scheduler->chunks = calloc(3 * n, sizeof *scheduler->chunks);
+    if (!scheduler->chunks) {
         scheduler_finish(scheduler);
         return fail(err, ERR_MEMORY, "no memory to schedule %d sequences", options->max_seqs);
     }
+    scheduler->steps[0].parts = scheduler->chunks + n;
+    scheduler->steps[1].parts = scheduler->chunks + 2 * n;
     return true;
 }
 
 void scheduler_finish(struct scheduler *scheduler) {
     assert(scheduler->running.count == 0 && scheduler->waiting.count == 0);
-    free(scheduler->step.parts);
     free(scheduler->chunks);
-    scheduler->step.parts = scheduler->chunks = NULL;
+    scheduler->chunks = NULL;
 }
 
 void scheduler_add(struct scheduler *scheduler, struct sequence *sequence) {
@@ -37,18 +37,23 @@ static void release_blocks(struct scheduler *scheduler, struct sequence *sequenc
     while (sequence->n_blocks > 0) block_pool_release(scheduler->options.pool, sequence->blocks[--sequence->n_blocks]);
     sequence->n_computed = 0;
     sequence->n_published = 0;
+    sequence->table = 0;
 }
 
 void scheduler_remove(struct scheduler *scheduler, struct sequence *sequence) {
     sequence_queue_remove(is_running(sequence) ? &scheduler->running : &scheduler->waiting, sequence);
     release_blocks(scheduler, sequence);
+    if (sequence->part) sequence->part->sequence = NULL;
+    sequence->part = NULL;
 }
 
+/* What it has in the step under way still counts: a token may come of it. */
 static void preempt(struct scheduler *scheduler, struct sequence *sequence) {
     sequence_queue_remove(&scheduler->running, sequence);
     release_blocks(scheduler, sequence);
     sequence_queue_push_front(&scheduler->waiting, sequence);
     sequence->n_preemptions++;
+    sequence->n_needed = 0;
     scheduler->counts.preemptions++;
 }
 
@@ -72,18 +77,40 @@ static bool grow(struct scheduler *scheduler, struct sequence *sequence, int32_t
 static void take_cached_prefix(struct scheduler *scheduler, struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
     int32_t block_size = block_pool_block_size(pool);
-    sequence->hash = block_pool_root(pool);
+    sequence->hash = sequence->missing = block_pool_root(pool); // the root is never published
     if (!scheduler->options.prefix_cache) return;
     while ((sequence->n_published + 1) * block_size < sequence->n_tokens) {
         const int32_t *tokens = sequence->tokens + sequence->n_published * block_size;
         struct block_hash hash = block_pool_extend(pool, sequence->hash, tokens);
         int32_t block = block_pool_find(pool, hash);
-        if (block < 0) break;
+        if (block < 0) {
+            sequence->missing = hash;
+            break;
+        }
         sequence->blocks[sequence->n_blocks++] = block;
         sequence->n_published++;
         sequence->hash = hash;
     }
     sequence->n_computed = sequence->n_published * block_size;
+}
+
+/* False: the sequence did not fit when it was tried last, and nothing has changed that could help. */
+static bool may_fit(const struct scheduler *scheduler, const struct sequence *sequence) {
+    return sequence->n_needed <= block_pool_n_free(scheduler->options.pool) ||
+           block_pool_is_published(scheduler->options.pool, sequence->missing);
+}
+
+/* Finds the sequence's prefix, and whether there are blocks for all that it has so far. */
+static bool try_to_fit(struct scheduler *scheduler, struct sequence *sequence) {
+    if (!may_fit(scheduler, sequence)) return false;
+    int32_t n_free = block_pool_n_free(scheduler->options.pool);
+    take_cached_prefix(scheduler, sequence);
+    int32_t wanted = blocks_for(scheduler, sequence->n_tokens) - sequence->n_blocks;
+    int32_t n_left = block_pool_n_free(scheduler->options.pool);
+    if (wanted <= n_left) return true;
+    sequence->n_needed = wanted + n_free - n_left; // those of the prefix that nobody else holds too
+    release_blocks(scheduler, sequence);
+    return false;
 }
 
 static void count_prefix(struct scheduler *scheduler, struct sequence *sequence) {
@@ -94,16 +121,24 @@ static void count_prefix(struct scheduler *scheduler, struct sequence *sequence)
 }
 
 static void add_part(struct scheduler *scheduler, struct sequence *sequence, int32_t n_rows, int32_t *n_chunks) {
-    struct step_part part = {
-        .sequence = sequence, .n_rows = n_rows, .sample = sequence->n_computed + n_rows == sequence->n_tokens};
+    struct step *step = &scheduler->steps[scheduler->turn];
+    struct step_part part = {.sequence = sequence,
+                             .start = sequence->n_computed,
+                             .n_rows = n_rows,
+                             .sample = sequence->n_computed + n_rows == sequence->n_tokens};
     if (n_rows == 1)
-        scheduler->step.parts[scheduler->step.n_parts++] = part;
+        step->parts[step->n_parts++] = part;
     else
         scheduler->chunks[(*n_chunks)++] = part;
 }
 
 static int32_t min(int32_t a, int32_t b) {
     return a < b ? a : b;
+}
+
+/* Its last token is being sampled: the step under way ends it. */
+static bool is_ending(const struct sequence *sequence) {
+    return sequence->n_tokens == sequence->max_tokens;
 }
 
 /* Running sequences, oldest first; the youngest make room. Returns the rows left for new ones, 0 after a preemption. */
@@ -113,6 +148,11 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
     struct sequence *sequence = scheduler->running.first;
     while (sequence) {
         n_unplanned--; // each of the younger ones keeps a row, if only for its decode
+        struct sequence *next = sequence->next;
+        if (is_ending(sequence)) {
+            sequence = next;
+            continue;
+        }
         int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget - n_unplanned);
         bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
         while (!fits && scheduler->running.last != sequence) {
@@ -121,7 +161,7 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
             n_unplanned--;
             fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
         }
-        struct sequence *next = sequence->next;
+        next = sequence->next;
         if (fits) {
             add_part(scheduler, sequence, n_rows, n_chunks);
             budget -= n_rows;
@@ -138,17 +178,14 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
 static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n_chunks) {
     while (budget > 0 && scheduler->waiting.first && scheduler->running.count < scheduler->options.max_seqs) {
         struct sequence *sequence = scheduler->waiting.first;
-        take_cached_prefix(scheduler, sequence);
-        int32_t wanted = blocks_for(scheduler, sequence->n_tokens) - sequence->n_blocks;
-        if (wanted > block_pool_n_free(scheduler->options.pool)) {
-            release_blocks(scheduler, sequence);
-            return;
-        }
+        assert(sequence->n_known == sequence->n_tokens); // who was preempted in a step under way waits for its end
+        if (!try_to_fit(scheduler, sequence)) return;
         count_prefix(scheduler, sequence);
         int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget);
         bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
         assert(fits);
         (void)fits;
+        sequence->table = ++scheduler->n_tables;
         sequence_queue_remove(&scheduler->waiting, sequence);
         sequence_queue_push_back(&scheduler->running, sequence);
         add_part(scheduler, sequence, n_rows, n_chunks);
@@ -156,27 +193,59 @@ static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n
     }
 }
 
+/* Blocks of the sequence that are full and whose tokens are known. */
+static void publish_full_blocks(struct scheduler *scheduler, struct sequence *sequence) {
+    struct block_pool *pool = scheduler->options.pool;
+    int32_t block_size = block_pool_block_size(pool), n_tokens = min(sequence->n_computed, sequence->n_known);
+    if (!scheduler->options.prefix_cache) return;
+    while ((sequence->n_published + 1) * block_size <= n_tokens) {
+        int32_t index = sequence->n_published++;
+        sequence->hash = block_pool_extend(pool, sequence->hash, sequence->tokens + index * block_size);
+        block_pool_publish(pool, sequence->blocks[index], sequence->hash);
+    }
+}
+
 const struct step *scheduler_plan(struct scheduler *scheduler) {
-    struct step *step = &scheduler->step;
+    scheduler->turn = 1 - scheduler->turn;
+    struct step *step = &scheduler->steps[scheduler->turn];
     int32_t n_chunks = 0;
-    step->n_parts = 0;
+    step->n_parts = step->n_samples = 0;
     int32_t budget = plan_running(scheduler, &n_chunks);
     plan_waiting(scheduler, budget, &n_chunks);
     memcpy(step->parts + step->n_parts, scheduler->chunks, (size_t)n_chunks * sizeof *step->parts);
     step->n_parts += n_chunks;
-    assert(step->n_parts > 0 || (scheduler->running.count == 0 && scheduler->waiting.count == 0));
+    for (int32_t i = 0; i < step->n_parts; ++i) {
+        struct sequence *sequence = step->parts[i].sequence;
+        sequence->part = &step->parts[i];
+        sequence->n_computed += step->parts[i].n_rows;
+        if (step->parts[i].sample) sequence->tokens[sequence->n_tokens++] = -1 - step->n_samples++;
+        publish_full_blocks(scheduler, sequence);
+    }
     return step;
 }
 
-void scheduler_computed(struct scheduler *scheduler, const struct step_part *part) {
+struct sequence *scheduler_part_over(const struct step_part *part) {
     struct sequence *sequence = part->sequence;
+    if (sequence && sequence->part == part) sequence->part = NULL;
+    return sequence;
+}
+
+void scheduler_know(struct scheduler *scheduler, struct sequence *sequence, int32_t token) {
+    assert(sequence->n_known < sequence->n_tokens);
+    sequence->tokens[sequence->n_known++] = token;
+    publish_full_blocks(scheduler, sequence);
+}
+
+/* By its tokens: a sequence that was preempted in a step under way no longer knows its blocks. */
+void scheduler_distrust(struct scheduler *scheduler, const struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
     int32_t block_size = block_pool_block_size(pool);
-    sequence->n_computed += part->n_rows;
-    if (!scheduler->options.prefix_cache) return;
-    while ((sequence->n_published + 1) * block_size <= sequence->n_computed) {
-        int32_t index = sequence->n_published++;
-        sequence->hash = block_pool_extend(pool, sequence->hash, sequence->tokens + index * block_size);
-        block_pool_publish(pool, sequence->blocks[index], sequence->hash);
+    struct block_hash hash = block_pool_root(pool);
+    for (int32_t end = block_size; end <= sequence->n_known; end += block_size) {
+        hash = block_pool_extend(pool, hash, sequence->tokens + end - block_size);
+        int32_t block = block_pool_find(pool, hash);
+        if (block < 0) continue;
+        block_pool_unpublish(pool, block);
+        block_pool_release(pool, block);
     }
 }

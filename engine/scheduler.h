@@ -3,6 +3,8 @@
  * First come, first served. Every running sequence gets its next row (decode) before what is left of the budget goes to
  * prompts, in pieces if need be. When blocks run out the youngest running sequence gives up its own and waits at the
  * head of the queue; its tokens are kept and its K and V recomputed later (or found in the prefix cache).
+ * A step may be planned while the one before is under way: what that one computes counts as there, because steps run in
+ * order, and what it samples has its place among the tokens without an id. Numbers do not depend on it.
  * Knows tokens and blocks only: no device, no clock, no threads. */
 #ifndef QUERN_ENGINE_SCHEDULER_H
 #define QUERN_ENGINE_SCHEDULER_H
@@ -21,9 +23,10 @@ struct scheduler_options {
     struct block_pool *pool; // borrowed
 };
 
-/* One sequence's part of a step: its tokens [n_computed, n_computed + n_rows). */
+/* One sequence's part of a step: its tokens [start, start + n_rows). */
 struct step_part {
-    struct sequence *sequence;
+    struct sequence *sequence; // NULL: ended while the step was under way
+    int32_t start;
     int32_t n_rows;
     bool sample; // reaches the sequence's last token: a new one will be sampled
 };
@@ -31,6 +34,7 @@ struct step_part {
 struct step {
     struct step_part *parts; // [n_parts], parts of one row first; owned by the scheduler
     int32_t n_parts;
+    int32_t n_samples; // parts that sample
 };
 
 struct scheduler_counts {
@@ -43,8 +47,10 @@ struct scheduler {
     struct scheduler_options options;
     struct sequence_queue running; // in order of arrival
     struct sequence_queue waiting; // in order of arrival, preempted ones first
-    struct step step;
-    struct step_part *chunks; // [max_seqs], owned: parts of several rows while a step is planned
+    struct step steps[2];          // planned in turn
+    int32_t turn;                  // the newest
+    uint64_t n_tables;             // named so far
+    struct step_part *chunks;      // [max_seqs], owned with the parts of steps: several rows, while a step is planned
     struct scheduler_counts counts;
 };
 
@@ -55,12 +61,18 @@ void scheduler_add(struct scheduler *scheduler, struct sequence *sequence);
 /* Takes a sequence out of either queue and releases its blocks. */
 void scheduler_remove(struct scheduler *scheduler, struct sequence *sequence);
 
-/* Plans the next step and allocates its blocks. Empty only when nothing is running or waiting, given that the pool can
- * hold one sequence of the largest allowed length. Valid until the next call. */
+/* Plans the next step and allocates its blocks; its parts count as computed from now on. At most one step may be under
+ * way. Empty when nothing is running or waiting, or the step under way must end first; given that the pool can hold one
+ * sequence of the largest allowed length. Valid until the next call but one. */
 const struct step *scheduler_plan(struct scheduler *scheduler);
 
-/* The step ran: K and V of the part are there, its full blocks can be found by others. A sampled token, if any, is
- * appended by the caller afterwards. */
-void scheduler_computed(struct scheduler *scheduler, const struct step_part *part);
+/* The part's step is over. Returns its sequence, NULL when that has ended meanwhile. */
+struct sequence *scheduler_part_over(const struct step_part *part);
+
+/* The sequence's first token without an id is this one; full blocks can be found by others. */
+void scheduler_know(struct scheduler *scheduler, struct sequence *sequence, int32_t token);
+
+/* What was computed for the sequence cannot be trusted: nobody finds it any more. */
+void scheduler_distrust(struct scheduler *scheduler, const struct sequence *sequence);
 
 #endif

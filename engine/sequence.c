@@ -16,6 +16,7 @@ struct sequence *sequence_create(const struct engine_request *request, int32_t m
             .tokens = malloc((size_t)max_tokens * sizeof *sequence->tokens),
             .blocks = malloc((size_t)max_blocks * sizeof *sequence->blocks),
             .n_prompt = request->n_prompt,
+            .n_known = request->n_prompt,
             .n_tokens = request->n_prompt,
             .max_tokens = max_tokens,
             .sampling = request->sampling,

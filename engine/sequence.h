@@ -1,5 +1,6 @@
 /* One running request: its tokens, how many of them have K and V, the blocks that hold those, and its clock.
- * Made by the submitting thread, then owned by the engine thread. */
+ * Made by the submitting thread, then owned by the engine thread. What steps under way will have done counts as done:
+ * a token that they sample has a place in tokens and no id yet. */
 #ifndef QUERN_ENGINE_SEQUENCE_H
 #define QUERN_ENGINE_SEQUENCE_H
 
@@ -11,16 +12,22 @@
 
 struct sequence {
     uint64_t id;
-    int32_t *tokens; // [max_tokens], owned: the prompt, then what was generated
+    int32_t live_index; // in the engine's list
+    int32_t *tokens; // [max_tokens], owned: the prompt, then what was generated; -1 - i: sample i of a step under way
     int32_t n_prompt;
+    int32_t n_known; // tokens with ids
     int32_t n_tokens;
     int32_t max_tokens;
     int32_t n_computed; // tokens whose K and V are in blocks; below n_tokens while the sequence lives
     int32_t n_cached;   // prompt tokens found in the prefix cache when it was first scheduled
     int32_t *blocks;    // [max_blocks], owned
     int32_t n_blocks;
-    int32_t n_published;    // full blocks whose hash is known, a prefix of blocks
-    struct block_hash hash; // of those
+    uint64_t table;            // names blocks, which only grow under one name; 0 while there are none
+    int32_t n_published;       // full blocks whose hash is known, a prefix of blocks
+    struct block_hash hash;    // of those
+    int32_t n_needed;          // waiting: free blocks without which it cannot start, 0: not asked yet
+    struct block_hash missing; // the first of its blocks that was not published then
+    struct step_part *part;    // in the newest step, while that is under way; NULL without one
     struct sampling_params sampling;
     bool ignore_eos;
     bool cancelled;

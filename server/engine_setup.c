@@ -26,6 +26,7 @@ struct engine_options engine_setup_options(const struct config *config, const st
         .max_model_len = config->max_model_len,
         .max_queue = config->max_queue,
         .prefix_cache = config->prefix_cache,
+        .graphs = config->graphs,
         .log = log,
     };
 }

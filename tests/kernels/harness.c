@@ -204,7 +204,7 @@ static void guard_context(struct rig *rig) {
     rig->original = *ctx;
     guard(rig, (void **)&scratch->hidden, rows * (size_t)rig->shape.hidden * sizeof(float));
     guard(rig, &scratch->normed, rows * (size_t)rig->shape.hidden * act);
-    guard(rig, &scratch->qkv, rows * (size_t)shape_qkv_columns(&rig->shape) * act);
+    guard(rig, &scratch->qkv, rows * (size_t)shape_qkv_columns(&rig->shape) * sizeof(float));
     guard(rig, &scratch->q, rows * (size_t)shape_q_columns(&rig->shape) * act);
     guard(rig, &scratch->attention, rows * (size_t)shape_q_columns(&rig->shape) * act);
     guard(rig, &scratch->gate_up, rows * 2 * (size_t)rig->shape.intermediate * act);

@@ -133,6 +133,30 @@ static void test_large(void **state) {
     on_targets(state, check_large);
 }
 
+/* Weights over 4 MB, sizes that no tile divides: what the GPU computes by other kernels than few rows of few weights.
+ */
+static void check_large_weights(const struct target *target) {
+    static const int32_t rows[] = {17, 32, 33, 64, 70};
+    struct rig_options options = rig_defaults();
+    options.shape.hidden = 1544;
+    options.shape.intermediate = 1416;
+    options.shape.n_heads = 12;
+    options.shape.vocab = 1400;
+    options.limits.max_rows = 98;
+    struct rig *rig = rig_create(target, &options);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        prepare_rows(rig, rows[i]);
+        compare_attention_output(rig);
+        rig_fill_hidden(rig);
+        compare_mlp(rig);
+    }
+    compare_lm_head(rig);
+    rig_destroy(rig);
+}
+static void test_large_weights(void **state) {
+    on_targets(state, check_large_weights);
+}
+
 /* Sizes that no vector divides; only the CPU backend promises them. */
 static void check_odd_sizes(const struct target *target) {
     struct model_shape shape = rig_defaults().shape;
@@ -156,6 +180,7 @@ int main(void) {
         ON_EVERY_BACKEND("mlp", test_mlp),
         ON_EVERY_BACKEND("lm_head", test_lm_head),
         ON_EVERY_BACKEND("products with long sums and many rows", test_large),
+        {"products with large weights on cuda", test_large_weights, NULL, NULL, (void *)"cuda"},
         {"products of odd sizes on cpu", test_odd_sizes, NULL, NULL, (void *)"cpu"},
     };
     return cmocka_run_group_tests_name("products", tests, NULL, NULL);

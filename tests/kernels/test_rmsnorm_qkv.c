@@ -89,6 +89,29 @@ static void test_fused_kernel_alone(void **state) {
     on_targets(state, check_shapes);
 }
 
+/* Weights over 4 MB: the GPU's kernel for more rows than 16. Of five sequences, 49 rows; of the last two, 46. */
+static void check_large_weights(const struct target *target) {
+    static const int32_t head_dims[] = {128, 64};
+    for (size_t i = 0; i < sizeof head_dims / sizeof *head_dims; ++i) {
+        struct rig_options options = rig_defaults();
+        options.shape.n_heads = 12;
+        options.shape.head_dim = head_dims[i];
+        options.shape.hidden = 2120;
+        struct rig *rig = rig_create(target, &options);
+        rig_prepare(rig, mixed, 5, false);
+        compare(rig, 1);
+        rig_prepare(rig, mixed + 3, 2, false);
+        compare(rig, 0);
+        rig_prepare(rig, mixed + 3, 1, false);
+        compare(rig, 0);
+        rig_destroy(rig);
+    }
+}
+
+static void test_large_weights(void **state) {
+    on_targets(state, check_large_weights);
+}
+
 static void check_large_k_norm(const struct target *target) {
     struct rig_options options = rig_defaults();
     options.k_norm_max = 96.5f;
@@ -192,6 +215,7 @@ static void test_fused_equals_separate(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("fused kernel alone", test_fused_kernel_alone),
+        {"large weights on cuda", test_large_weights, NULL, NULL, (void *)"cuda"},
         ON_EVERY_BACKEND("K-norm weights of 96.5", test_k_norm_weights_of_96_5),
         ON_EVERY_BACKEND("positions up to 40,959", test_far_positions),
         ON_EVERY_BACKEND("rmsnorm_qkv writes only its slots", test_rest_of_cache),

@@ -6,9 +6,29 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MAX_PENDING 64
+#define N_RUNGS     3
+
+/* Something to do later. */
+struct command {
+    enum { COPY, EMBED, SAMPLE } kind;
+    void *to;
+    const void *from;
+    size_t bytes;
+    struct context ctx; // of EMBED and SAMPLE, as it was when they were called
+};
+
 struct device {
     struct hash_faults faults;
-    int32_t n_steps;
+    int32_t n_steps, n_launches, n_events;
+    struct command pending[MAX_PENDING];   // command n of all at n % MAX_PENDING
+    uint64_t n_commands, n_done, reads[2]; // reads: commands up to the last read of each slot
+    bool recording;
+    struct error error;
+};
+
+struct recordings {
+    struct command embed[N_RUNGS], sample[N_RUNGS];
 };
 
 static struct hash_faults next_faults;
@@ -17,7 +37,7 @@ int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens) {
     uint64_t hash = 1469598103934665603u;
     for (int32_t i = 0; i < n_tokens; ++i) hash = (hash ^ (uint32_t)tokens[i]) * 1099511628211u;
     hash ^= hash >> 29;
-    return (int32_t)(hash % HASH_VOCAB);
+    return hash >> 32 & 31 ? (int32_t)(hash % HASH_VOCAB) : 0;
 }
 
 static struct device *device_create(const struct device_options *options, struct error *err) {
@@ -28,6 +48,8 @@ static struct device *device_create(const struct device_options *options, struct
     return device;
 }
 static void device_destroy(struct device *device) {
+    /* What is left could read memory that is freed. */
+    assert(!device || (device->n_done == device->n_commands && !device->recording));
     free(device);
 }
 static void device_describe(const struct device *device, char *text, size_t size) {
@@ -49,15 +71,94 @@ static void release(struct device *device, void *memory) {
     (void)device;
     free(memory);
 }
-static bool copy(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
-    (void)device, (void)err;
-    memcpy(to, from, bytes);
+static int32_t *slot(const struct context *ctx, int32_t kv_slot) {
+    return (int32_t *)kv_keys(ctx, 0) + (size_t)kv_slot * (size_t)ctx->shape->head_dim;
+}
+
+static void run_embed(const struct context *ctx) {
+    for (int32_t row = 0; row < ctx->batch.n_rows; ++row) {
+        int32_t token = ctx->batch.tokens[row];
+        if (token < 0) token = ctx->scratch.sampled[-1 - token];
+        if (ctx->batch.kv_slots[row] >= 0) *slot(ctx, ctx->batch.kv_slots[row]) = token;
+    }
+}
+
+/* The tokens that a row sees, read back through its sequence's block table. */
+static bool run_sample(const struct context *ctx, struct error *err) {
+    const struct batch *batch = &ctx->batch;
+    const struct hash_faults *faults = &ctx->device->faults;
+    if (faults->step_us) usleep((useconds_t)faults->step_us);
+    if (++ctx->device->n_steps == faults->fail_at_step) return fail(err, ERR_DEVICE, "the hash device broke");
+    int32_t seen[4096], block_size = ctx->limits.block_size;
+    for (int32_t i = 0; i < batch->n_samples; ++i) {
+        int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
+        assert(batch->query_starts[seq + 1] == row + 1);
+        ctx->scratch.sampled[i] = 1;
+        if (n_seen == 0) { // padding
+            assert(batch->kv_slots[row] == -1 && batch->positions[row] == 0 && batch->tokens[row] == 0);
+            continue;
+        }
+        assert(n_seen == batch->positions[row] + 1 && n_seen <= (int32_t)(sizeof seen / sizeof *seen));
+        assert(batch->samples[i].position == n_seen);
+        const int32_t *table = batch->block_tables + (size_t)seq * (size_t)ctx->limits.max_blocks;
+        for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
+        ctx->scratch.sampled[i] =
+            n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
+    }
     return true;
+}
+
+/* A broken device does nothing any more. */
+static bool run_until(struct device *device, uint64_t end, struct error *err) {
+    for (; device->n_done < end; ++device->n_done) {
+        const struct command *command = &device->pending[device->n_done % MAX_PENDING];
+        if (device->error.code != ERR_NONE) continue;
+        if (command->kind == COPY)
+            memcpy(command->to, command->from, command->bytes);
+        else if (command->kind == EMBED)
+            run_embed(&command->ctx);
+        else
+            run_sample(&command->ctx, &device->error);
+    }
+    if (device->error.code == ERR_NONE) return true;
+    return fail(err, device->error.code, "%s", device->error.message);
+}
+
+static bool call(struct device *device, const struct command *command, struct error *err) {
+    if (device->n_commands - device->n_done == MAX_PENDING && !run_until(device, device->n_done + 1, err)) return false;
+    device->pending[device->n_commands++ % MAX_PENDING] = *command;
+    return device->faults.asynchronous || run_until(device, device->n_commands, err);
+}
+
+static bool copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
+    return call(device, &(struct command){.kind = COPY, .to = to, .from = from, .bytes = bytes}, err);
 }
 static bool synchronize(struct device *device, struct error *err) {
-    (void)device, (void)err;
-    return true;
+    return run_until(device, device->n_commands, err);
 }
+static bool copy_to_host(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
+    return copy_to_device(device, to, from, bytes, err) && synchronize(device, err);
+}
+
+static void note(struct device *device, char event) {
+    if (!device->faults.events || device->n_events == HASH_MAX_EVENTS - 1) return;
+    device->faults.events[device->n_events++] = event;
+    device->faults.events[device->n_events] = 0;
+}
+
+static bool read_begin(struct device *device, int32_t read_slot, void *to, const void *from, size_t bytes,
+                       struct error *err) {
+    note(device, 'L');
+    memset(to, 0xee, bytes);
+    bool ok = copy_to_device(device, to, from, bytes, err);
+    device->reads[read_slot] = device->n_commands;
+    return ok;
+}
+static bool read_wait(struct device *device, int32_t read_slot, struct error *err) {
+    note(device, 'W');
+    return run_until(device, device->reads[read_slot], err);
+}
+
 static bool measure_bandwidth(struct device *device, double *bytes_per_second, struct error *err) {
     (void)device, (void)err;
     *bytes_per_second = 1e9;
@@ -72,15 +173,6 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
     return 256;
 }
 
-static int32_t *slot(const struct context *ctx, int32_t kv_slot) {
-    return (int32_t *)kv_keys(ctx, 0) + (size_t)kv_slot * (size_t)ctx->shape->head_dim;
-}
-
-static bool embed(const struct context *ctx, const struct weights *weights, struct error *err) {
-    (void)weights, (void)err;
-    for (int32_t row = 0; row < ctx->batch.n_rows; ++row) *slot(ctx, ctx->batch.kv_slots[row]) = ctx->batch.tokens[row];
-    return true;
-}
 static bool layer_op(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
     (void)ctx, (void)weights, (void)layer, (void)err;
     return true;
@@ -90,58 +182,96 @@ static bool paged_attention(const struct context *ctx, int32_t layer, struct err
     return true;
 }
 static bool lm_head(const struct context *ctx, const struct weights *weights, struct error *err) {
-    (void)weights, (void)err;
-    if (ctx->device->faults.step_us) usleep((useconds_t)ctx->device->faults.step_us);
+    (void)ctx, (void)weights, (void)err;
     return true;
 }
 
-/* The tokens that a row sees, read back through its sequence's block table. */
+static const int32_t rungs[N_RUNGS] = {4, 8, 16};
+
+/* The recording of this many rows, N_RUNGS when there is none. */
+static int32_t rung_of(int32_t n_rows) {
+    int32_t index = 0;
+    while (index < N_RUNGS && rungs[index] != n_rows) index++;
+    return index;
+}
+
+static bool embed(const struct context *ctx, const struct weights *weights, struct error *err) {
+    (void)weights;
+    struct command command = {.kind = EMBED, .ctx = *ctx};
+    if (!ctx->device->recording) return call(ctx->device, &command, err);
+    ctx->recordings->embed[rung_of(ctx->batch.n_rows)] = command;
+    return true;
+}
 static bool sample(const struct context *ctx, struct error *err) {
-    const struct batch *batch = &ctx->batch;
-    const struct hash_faults *faults = &ctx->device->faults;
-    if (++ctx->device->n_steps == faults->fail_at_step) return fail(err, ERR_DEVICE, "the hash device broke");
-    int32_t seen[4096], block_size = ctx->limits.block_size;
-    for (int32_t i = 0; i < batch->n_samples; ++i) {
-        int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
-        assert(n_seen == batch->positions[row] + 1 && n_seen <= (int32_t)(sizeof seen / sizeof *seen));
-        assert(batch->samples[i].position == n_seen && batch->query_starts[seq + 1] == row + 1);
-        const int32_t *table = batch->block_tables + (size_t)seq * (size_t)ctx->limits.max_blocks;
-        for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
-        ctx->scratch.sampled[i] =
-            n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
+    struct command command = {.kind = SAMPLE, .ctx = *ctx};
+    if (ctx->device->recording) {
+        ctx->recordings->sample[rung_of(ctx->batch.n_rows)] = command;
+        return !ctx->device->faults.fail_recording || fail(err, ERR_DEVICE, "the hash device cannot record");
     }
-    return true;
+    if (++ctx->device->n_launches == ctx->device->faults.fail_at_launch)
+        return fail(err, ERR_DEVICE, "the hash device broke");
+    return call(ctx->device, &command, err);
 }
 
-static const struct backend_ops hash_ops = {
-    .name = "hash",
-    .activation_dtype = DTYPE_F32,
-    .kv_dtype = DTYPE_F32,
-    .default_batch_tokens = 64,
-    .device_create = device_create,
-    .device_destroy = device_destroy,
-    .device_describe = device_describe,
-    .device_memory = device_memory,
-    .alloc = alloc,
-    .free = release,
-    .alloc_host = alloc,
-    .free_host = release,
-    .copy_to_device = copy,
-    .copy_to_host = copy,
-    .synchronize = synchronize,
-    .measure_bandwidth = measure_bandwidth,
-    .prepare_shape = prepare_shape,
-    .workspace_bytes = workspace_bytes,
-    .embed = embed,
-    .rmsnorm_qkv = layer_op,
-    .paged_attention = paged_attention,
-    .attention_output = layer_op,
-    .mlp = layer_op,
-    .lm_head = lm_head,
-    .sample = sample,
-};
+static bool recordings_create(struct context *ctx, int32_t *n_recordings, struct error *err) {
+    (void)err;
+    ctx->recordings = calloc(1, sizeof *ctx->recordings);
+    assert(ctx->recordings);
+    *n_recordings = N_RUNGS;
+    return true;
+}
+static void recordings_destroy(struct context *ctx) {
+    free(ctx->recordings);
+}
+static bool record_begin(struct context *ctx, int32_t index, struct error *err) {
+    (void)err;
+    ctx->device->recording = true;
+    ctx->batch.n_rows = ctx->batch.n_seqs = ctx->batch.n_decode = ctx->batch.n_samples = rungs[index];
+    return true;
+}
+static bool record_end(struct context *ctx, int32_t index, struct error *err) {
+    (void)err;
+    assert(ctx->recordings->embed[index].ctx.batch.n_rows == rungs[index]);
+    ctx->device->recording = false;
+    return true;
+}
+static int32_t padded_rows(const struct context *ctx, int32_t n_rows) {
+    for (int32_t i = 0; i < N_RUNGS; ++i) {
+        if (rungs[i] >= n_rows && rungs[i] <= ctx->limits.max_seqs) return rungs[i];
+    }
+    return n_rows;
+}
+
+/* From what was recorded: addresses and counts of the context as it is now play no part. */
+static bool replay(const struct context *ctx, bool *replayed, struct error *err) {
+    const struct batch *batch = &ctx->batch;
+    int32_t index = rung_of(batch->n_rows);
+    *replayed = index < N_RUNGS && batch->n_decode == batch->n_rows && batch->n_samples == batch->n_rows;
+    if (!*replayed) return true;
+    note(ctx->device, 'R');
+    return call(ctx->device, &ctx->recordings->embed[index], err) &&
+           call(ctx->device, &ctx->recordings->sample[index], err);
+}
+
+#define HASH_OPS                                                                                                       \
+    .name = "hash", .activation_dtype = DTYPE_F32, .kv_dtype = DTYPE_F32, .default_batch_tokens = 64,                  \
+    .device_create = device_create, .device_destroy = device_destroy, .device_describe = device_describe,              \
+    .device_memory = device_memory, .alloc = alloc, .free = release, .alloc_host = alloc, .free_host = release,        \
+    .copy_to_device = copy_to_device, .copy_to_host = copy_to_host, .synchronize = synchronize,                        \
+    .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                          \
+    .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes, .embed = embed, .rmsnorm_qkv = layer_op,       \
+    .paged_attention = paged_attention, .attention_output = layer_op, .mlp = layer_op, .lm_head = lm_head,             \
+    .sample = sample
+
+#define HASH_RECORDINGS                                                                                                \
+    .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \
+    .record_end = record_end, .padded_rows = padded_rows, .replay = replay
 
 const struct backend_ops *hash_backend(const struct hash_faults *faults) {
+    static const struct backend_ops tables[2][2] = {
+        {{HASH_OPS}, {HASH_OPS, HASH_RECORDINGS}},
+        {{HASH_OPS, .asynchronous = true}, {HASH_OPS, .asynchronous = true, HASH_RECORDINGS}},
+    };
     next_faults = faults ? *faults : (struct hash_faults){0};
-    return &hash_ops;
+    return &tables[next_faults.asynchronous][next_faults.records];
 }

@@ -1,24 +1,34 @@
 /* A backend whose "model" is exact: the next token is a hash of all tokens that the sequence sees through its block
  * table. A wrong slot, block, length or position gives other tokens, so scheduling, paging, prefix cache and preemption
- * are proved without a float. Use with tests/fixtures/hash-model. */
+ * are proved without a float. Use with tests/fixtures/hash-model.
+ *
+ * An asynchronous one does everything as late as it may: copies, ops and recorded steps wait until the host asks for a
+ * result behind them, which holds rubbish before. Who reuses memory too early or reads too early gets wrong tokens. */
 #ifndef QUERN_TESTS_HASH_BACKEND_H
 #define QUERN_TESTS_HASH_BACKEND_H
 
 #include "engine/backend.h"
 
-#define HASH_VOCAB 1000 // of tests/fixtures/hash-model; token 0 ends a sequence
+#define HASH_VOCAB 1000 // of tests/fixtures/hash-model; token 0, one in 32, ends a sequence
 
 /* What the model answers after these tokens. */
 int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
 
-/* Faults to provoke; zero is none. */
+#define HASH_MAX_EVENTS 64
+
+/* What the device is like, and faults to provoke; zero is none. */
 struct hash_faults {
-    int32_t fail_at_step;     // this call of sample, the two of the warm-up included, fails with ERR_DEVICE
+    bool asynchronous;
+    bool records;             // decode steps of 4, 8 and 16 rows
+    int32_t fail_at_step;     // this call of sample, those of the warm-up included, fails with ERR_DEVICE when it runs
+    int32_t fail_at_launch;   // the same, when it is called
+    bool fail_recording;      // an op that is recorded fails
     int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE
     int32_t step_us;          // how long a step takes
+    char *events; // [HASH_MAX_EVENTS] gets L for each launched step, W for each wait, R for each replay, a 0
 };
 
-/* The table is static; faults are taken by the next device_create. */
+/* The tables are static; faults are taken by the next device_create. */
 const struct backend_ops *hash_backend(const struct hash_faults *faults);
 
 #endif

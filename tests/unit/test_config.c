@@ -60,6 +60,7 @@ static void test_defaults(void **state) {
     assert_int_equal(config.port, 8000);
     assert_int_equal(config.device, CONFIG_DEVICE_AUTO);
     assert_true(config.fused);
+    assert_true(config.graphs);
     assert_int_equal(config.block_size, 16);
     assert_int_equal(config.kv_bytes, 0);
     assert_true(config.gpu_memory_share == 0.9);

@@ -1,137 +1,11 @@
 #include "tests/test.h"
 
-#include "engine/engine.h"
-#include "tests/unit/hash_backend.h"
+#include "tests/unit/hash_engine.h"
 
 #include <math.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#define MAX_TOKENS 300
-
-/* What one listener heard. */
-struct heard {
-    pthread_mutex_t lock;
-    pthread_cond_t done;
-    int32_t tokens[MAX_TOKENS];
-    int32_t n_tokens;
-    bool finished;
-    bool heard_late; // an event after the last
-    struct engine_event end;
-};
-
-static void listen(void *user, const struct engine_event *event) {
-    struct heard *heard = user;
-    pthread_mutex_lock(&heard->lock);
-    heard->heard_late = heard->heard_late || heard->finished; // asserted by the test's own thread
-    if (event->kind == ENGINE_TOKEN) {
-        heard->tokens[heard->n_tokens++] = event->token;
-    } else {
-        heard->finished = true;
-        heard->end = *event;
-        pthread_cond_signal(&heard->done);
-    }
-    pthread_mutex_unlock(&heard->lock);
-}
-
-static void heard_init(struct heard *heard) {
-    *heard = (struct heard){.n_tokens = 0};
-    pthread_mutex_init(&heard->lock, NULL);
-    pthread_cond_init(&heard->done, NULL);
-}
-
-static void wait_finished(struct heard *heard) {
-    pthread_mutex_lock(&heard->lock);
-    while (!heard->finished) pthread_cond_wait(&heard->done, &heard->lock);
-    pthread_mutex_unlock(&heard->lock);
-}
-
-static void wait_tokens(struct heard *heard, int32_t n) {
-    for (;;) {
-        pthread_mutex_lock(&heard->lock);
-        bool enough = heard->n_tokens >= n;
-        pthread_mutex_unlock(&heard->lock);
-        if (enough) return;
-        usleep(200);
-    }
-}
-
-static struct engine_options default_options(void) {
-    return (struct engine_options){
-        .model_folder = "tests/fixtures/hash-model",
-        .dummy_weights = true,
-        .block_size = 8,
-        .memory_share = 0.9,
-        .max_seqs = 16,
-        .max_batch_tokens = 48,
-        .max_queue = 200,
-        .prefix_cache = true,
-    };
-}
-
-static struct engine *start_engine(struct engine_options options, const struct hash_faults *faults) {
-    struct error err = {0};
-    options.ops = hash_backend(faults);
-    struct engine *engine = engine_create(&options, &err);
-    if (!engine) fail_msg("engine_create: %s", err.message);
-    return engine;
-}
-
-/* KV bytes of n blocks of 8 tokens: 2 (K, V) x 1 layer x 1 head x 2 x 4 bytes a token. */
-static size_t kv_bytes_of(int32_t n_blocks) {
-    return (size_t)n_blocks * 8 * 16;
-}
-
-static bool submit(struct engine *engine, struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
-                   bool ignore_eos, uint64_t *id, struct error *err) {
-    uint64_t unused;
-    struct engine_request request = {.prompt = prompt,
-                                     .n_prompt = n_prompt,
-                                     .max_new_tokens = n_new,
-                                     .ignore_eos = ignore_eos,
-                                     .listener = listen,
-                                     .user = heard};
-    return engine_submit(engine, &request, id ? id : &unused, err);
-}
-
-/* The tokens that the hash model gives after this prompt, computed without an engine. */
-static int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, int32_t n_new, bool ignore_eos, int32_t *out) {
-    int32_t all[MAX_TOKENS * 2], n = n_prompt;
-    memcpy(all, prompt, (size_t)n_prompt * sizeof *prompt);
-    while (n < n_prompt + n_new) {
-        all[n] = hash_next_token(all, n);
-        if (all[n++] == 0 && !ignore_eos) break;
-    }
-    memcpy(out, all + n_prompt, (size_t)(n - n_prompt) * sizeof *out);
-    return n - n_prompt;
-}
-
-static void assert_answer(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
-                          bool ignore_eos) {
-    int32_t expected[MAX_TOKENS];
-    int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
-    assert_false(heard->heard_late);
-    assert_int_equal(heard->n_tokens, n);
-    assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
-    bool stopped = !ignore_eos && expected[n - 1] == 0;
-    assert_int_equal(heard->end.reason, stopped ? FINISH_STOP : FINISH_LENGTH);
-    assert_int_equal(heard->end.n_prompt, n_prompt);
-    assert_int_equal(heard->end.n_generated, n);
-}
-
-static void assert_all_blocks_free(struct engine *engine) {
-    struct engine_stats stats;
-    engine_stats(engine, &stats);
-    assert_int_equal(stats.n_used_blocks, 0);
-    assert_int_equal(stats.n_running, 0);
-    assert_int_equal(stats.n_waiting, 0);
-}
 
 static void answers_one_request(void **state) {
-    (void)state;
-    struct engine *engine = start_engine(default_options(), NULL);
+    struct engine *engine = start_engine(state, default_options(), NULL);
     const int32_t prompt[] = {5, 6, 7, 8, 9};
     struct heard heard;
     heard_init(&heard);
@@ -144,8 +18,7 @@ static void answers_one_request(void **state) {
 }
 
 static void ends_at_the_end_token_unless_told_not_to(void **state) {
-    (void)state;
-    struct engine *engine = start_engine(default_options(), NULL);
+    struct engine *engine = start_engine(state, default_options(), NULL);
     int32_t prompt[] = {0, 1, 2}, expected[MAX_TOKENS], n;
     do { // a prompt whose answer ends early by itself
         prompt[0]++;
@@ -166,10 +39,9 @@ static void ends_at_the_end_token_unless_told_not_to(void **state) {
 }
 
 static void cuts_at_the_model_length(void **state) {
-    (void)state;
     struct engine_options options = default_options();
     options.max_model_len = 20;
-    struct engine *engine = start_engine(options, NULL);
+    struct engine *engine = start_engine(state, options, NULL);
     const int32_t prompt[19] = {1};
     struct heard heard[2];
     heard_init(&heard[0]);
@@ -183,38 +55,13 @@ static void cuts_at_the_model_length(void **state) {
     engine_destroy(engine);
 }
 
-/* 64 requests of mixed lengths, many with a common prefix, against the model's own answer. */
-static void run_mixed_load(struct engine *engine, int32_t n_requests, uint32_t seed) {
-    struct heard *heard = calloc((size_t)n_requests, sizeof *heard);
-    int32_t(*prompts)[MAX_TOKENS] = calloc((size_t)n_requests, sizeof *prompts);
-    int32_t n_prompt[256], n_new[256];
-    uint32_t random = seed;
-    for (int32_t i = 0; i < n_requests; ++i) {
-        random = random * 1664525u + 1013904223u;
-        int32_t shared = (int32_t)(random >> 8) % 4 * 20; // 0 to 60 tokens in common with others
-        n_prompt[i] = shared + 1 + (int32_t)(random >> 16) % 90;
-        n_new[i] = 1 + (int32_t)(random >> 24) % 60;
-        for (int32_t t = 0; t < n_prompt[i]; ++t) prompts[i][t] = t < shared ? t + 1 : 1 + (t * 7 + i * 13) % 999;
-        heard_init(&heard[i]);
-        assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, NULL, NULL));
-    }
-    for (int32_t i = 0; i < n_requests; ++i) {
-        wait_finished(&heard[i]);
-        assert_answer(&heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0);
-    }
-    assert_all_blocks_free(engine);
-    free(heard);
-    free(prompts);
-}
-
 static void alone_equals_together(void **state) {
-    (void)state;
     for (int32_t budget = 16; budget <= 256; budget *= 4) {
         for (int cached = 0; cached < 2; ++cached) {
             struct engine_options options = default_options();
             options.max_batch_tokens = budget;
             options.prefix_cache = cached;
-            struct engine *engine = start_engine(options, NULL);
+            struct engine *engine = start_engine(state, options, NULL);
             run_mixed_load(engine, 64, 1);
             run_mixed_load(engine, 64, 1); // warm
             struct engine_stats stats;
@@ -227,12 +74,11 @@ static void alone_equals_together(void **state) {
 }
 
 static void a_small_pool_preempts_and_changes_nothing(void **state) {
-    (void)state;
     for (int cached = 0; cached < 2; ++cached) {
         struct engine_options options = default_options();
         options.kv_bytes = kv_bytes_of(32); // exactly one sequence of full length
         options.prefix_cache = cached;
-        struct engine *engine = start_engine(options, NULL);
+        struct engine *engine = start_engine(state, options, NULL);
         run_mixed_load(engine, 64, 1);
         run_mixed_load(engine, 64, 2);
         struct engine_stats stats;
@@ -243,8 +89,7 @@ static void a_small_pool_preempts_and_changes_nothing(void **state) {
 }
 
 static void finds_a_cached_prefix(void **state) {
-    (void)state;
-    struct engine *engine = start_engine(default_options(), NULL);
+    struct engine *engine = start_engine(state, default_options(), NULL);
     int32_t prompt[40];
     for (int32_t i = 0; i < 40; ++i) prompt[i] = i + 1;
     const struct {
@@ -262,10 +107,9 @@ static void finds_a_cached_prefix(void **state) {
 }
 
 static void refuses_bad_requests_with_numbers(void **state) {
-    (void)state;
     struct engine_options options = default_options();
     options.max_model_len = 20;
-    struct engine *engine = start_engine(options, NULL);
+    struct engine *engine = start_engine(state, options, NULL);
     int32_t prompt[30] = {0};
     struct heard heard;
     heard_init(&heard);
@@ -284,7 +128,6 @@ static void refuses_bad_requests_with_numbers(void **state) {
 }
 
 static void refuses_sampling_out_of_range(void **state) {
-    (void)state;
     static const struct {
         struct sampling_params sampling;
         const char *param; // NULL: accepted
@@ -300,7 +143,7 @@ static void refuses_sampling_out_of_range(void **state) {
         {{.temperature = 2, .top_p = 1, .min_p = 1, .top_k = INT32_MAX}, NULL},
         {{.temperature = 0}, NULL},
     };
-    struct engine *engine = start_engine(default_options(), NULL);
+    struct engine *engine = start_engine(state, default_options(), NULL);
     const int32_t prompt[] = {1, 2, 3};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
         struct heard heard;
@@ -322,9 +165,8 @@ static void refuses_sampling_out_of_range(void **state) {
 }
 
 static void a_request_counts_as_running_in_its_first_step(void **state) {
-    (void)state;
     struct hash_faults faults = {.step_us = 100000};
-    struct engine *engine = start_engine(default_options(), &faults);
+    struct engine *engine = start_engine(state, default_options(), &faults);
     const int32_t prompt[] = {1, 2, 3};
     struct heard heard;
     heard_init(&heard);
@@ -341,13 +183,12 @@ static void a_request_counts_as_running_in_its_first_step(void **state) {
 }
 
 static void a_full_queue_is_busy_and_cancel_makes_room(void **state) {
-    (void)state;
     struct engine_options options = default_options();
     options.max_seqs = 1;
     options.max_batch_tokens = 64;
     options.max_queue = 1;
     struct hash_faults faults = {.step_us = 1000};
-    struct engine *engine = start_engine(options, &faults);
+    struct engine *engine = start_engine(state, options, &faults);
     const int32_t prompt[] = {1, 2, 3};
     struct heard running, queued, refused;
     heard_init(&running);
@@ -381,9 +222,8 @@ static void a_full_queue_is_busy_and_cancel_makes_room(void **state) {
 }
 
 static void a_device_failure_ends_all_and_refuses_more(void **state) {
-    (void)state;
     struct hash_faults faults = {.fail_at_step = 5};
-    struct engine *engine = start_engine(default_options(), &faults);
+    struct engine *engine = start_engine(state, default_options(), &faults);
     const int32_t prompt[] = {1, 2, 3};
     struct heard heard[3];
     uint64_t unused;
@@ -411,9 +251,8 @@ static void a_device_failure_ends_all_and_refuses_more(void **state) {
 }
 
 static void a_logit_that_is_not_finite_ends_one_request_only(void **state) {
-    (void)state;
     struct hash_faults faults = {.not_finite_after = 30};
-    struct engine *engine = start_engine(default_options(), &faults);
+    struct engine *engine = start_engine(state, default_options(), &faults);
     int32_t prompt[40];
     for (int32_t i = 0; i < 40; ++i) prompt[i] = i + 1;
     struct heard bad, good, again;
@@ -439,9 +278,8 @@ static void a_logit_that_is_not_finite_ends_one_request_only(void **state) {
 }
 
 static void draining_refuses_new_requests_and_waits(void **state) {
-    (void)state;
     struct hash_faults faults = {.step_us = 2000};
-    struct engine *engine = start_engine(default_options(), &faults);
+    struct engine *engine = start_engine(state, default_options(), &faults);
     const int32_t prompt[] = {1, 2, 3};
     struct heard heard;
     heard_init(&heard);
@@ -456,9 +294,8 @@ static void draining_refuses_new_requests_and_waits(void **state) {
 }
 
 static void destroying_ends_what_runs(void **state) {
-    (void)state;
     struct hash_faults faults = {.step_us = 1000};
-    struct engine *engine = start_engine(default_options(), &faults);
+    struct engine *engine = start_engine(state, default_options(), &faults);
     const int32_t prompt[] = {1, 2, 3};
     struct heard heard;
     heard_init(&heard);
@@ -488,10 +325,9 @@ static void *submit_and_cancel(void *argument) {
 }
 
 static void many_threads_may_use_one_engine(void **state) {
-    (void)state;
     struct engine_options options = default_options();
     options.max_queue = 10;
-    struct engine *engine = start_engine(options, NULL);
+    struct engine *engine = start_engine(state, options, NULL);
     pthread_t threads[4];
     for (int i = 0; i < 4; ++i) pthread_create(&threads[i], NULL, submit_and_cancel, engine);
     for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
@@ -501,21 +337,21 @@ static void many_threads_may_use_one_engine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_one_request),
-        cmocka_unit_test(ends_at_the_end_token_unless_told_not_to),
-        cmocka_unit_test(cuts_at_the_model_length),
-        cmocka_unit_test(alone_equals_together),
-        cmocka_unit_test(a_small_pool_preempts_and_changes_nothing),
-        cmocka_unit_test(finds_a_cached_prefix),
-        cmocka_unit_test(refuses_bad_requests_with_numbers),
-        cmocka_unit_test(refuses_sampling_out_of_range),
-        cmocka_unit_test(a_request_counts_as_running_in_its_first_step),
-        cmocka_unit_test(a_full_queue_is_busy_and_cancel_makes_room),
-        cmocka_unit_test(a_device_failure_ends_all_and_refuses_more),
-        cmocka_unit_test(a_logit_that_is_not_finite_ends_one_request_only),
-        cmocka_unit_test(draining_refuses_new_requests_and_waits),
-        cmocka_unit_test(destroying_ends_what_runs),
-        cmocka_unit_test(many_threads_may_use_one_engine),
+        ON_EVERY_DEVICE(answers_one_request),
+        ON_EVERY_DEVICE(ends_at_the_end_token_unless_told_not_to),
+        ON_EVERY_DEVICE(cuts_at_the_model_length),
+        ON_EVERY_DEVICE(alone_equals_together),
+        ON_EVERY_DEVICE(a_small_pool_preempts_and_changes_nothing),
+        ON_EVERY_DEVICE(finds_a_cached_prefix),
+        ON_EVERY_DEVICE(refuses_bad_requests_with_numbers),
+        ON_EVERY_DEVICE(refuses_sampling_out_of_range),
+        ON_EVERY_DEVICE(a_request_counts_as_running_in_its_first_step),
+        ON_EVERY_DEVICE(a_full_queue_is_busy_and_cancel_makes_room),
+        ON_EVERY_DEVICE(a_device_failure_ends_all_and_refuses_more),
+        ON_EVERY_DEVICE(a_logit_that_is_not_finite_ends_one_request_only),
+        ON_EVERY_DEVICE(draining_refuses_new_requests_and_waits),
+        ON_EVERY_DEVICE(destroying_ends_what_runs),
+        ON_EVERY_DEVICE(many_threads_may_use_one_engine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

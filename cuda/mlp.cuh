@@ -1,0 +1,20 @@
+/* The halves of mlp: norm, gate, up and activation to scratch.activated; then the product that goes back to x. */
+#ifndef QUERN_CUDA_MLP_CUH
+#define QUERN_CUDA_MLP_CUH
+
+#include "cuda/device.cuh"
+#include "cuda/math.cuh"
+
+bool mlp_gate_up_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+
+/* To some units in the last place of float32: it is rounded to bf16. */
+__device__ static inline float silu(float x) {
+    return __fdividef(x, 1.0f + __expf(-x));
+}
+
+/* Of bf16 gate and up, to bf16. */
+__device__ static inline uint16_t silu_times(uint16_t gate, uint16_t up) {
+    return bf16_bits(silu(bf16_low(gate)) * bf16_low(up));
+}
+
+#endif
