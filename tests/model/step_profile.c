@@ -18,7 +18,8 @@
 enum { EMBED, QKV, ATTENTION, OUTPUT, MLP, HEAD, SAMPLE, N_OPS };
 #define ALL ((1 << N_OPS) - 1)
 
-static const char *const op_names[] = {"embed", "rmsnorm_qkv", "paged_attention", "attention_output", "mlp", "lm_head", "sample"};
+static const char *const op_names[] = {"embed", "rmsnorm_qkv", "paged_attention", "attention_output",
+                                       "mlp",   "lm_head",     "sample"};
 
 static void call_ops(struct demo *demo, int which) {
     const struct context *ctx = demo->ctx;
@@ -106,7 +107,8 @@ int main(int argc, char **argv) {
     struct batch_sequence *seqs = calloc((size_t)batch, sizeof *seqs);
     int32_t *places = calloc((size_t)batch, sizeof *places);
     for (int32_t s = 0; s < batch; ++s) {
-        seqs[s] = (struct batch_sequence){.tokens = tokens + context - 1, .start = context - 1, .n_rows = 1, .sample = true};
+        seqs[s] =
+            (struct batch_sequence){.tokens = tokens + context - 1, .start = context - 1, .n_rows = 1, .sample = true};
         places[s] = s;
     }
     demo_prepare(demo, seqs, batch, places);
@@ -118,8 +120,9 @@ int main(int argc, char **argv) {
     float *replayed = demo_read(demo, demo->ctx->scratch.logits, DTYPE_F32, (size_t)vocab * (size_t)batch);
     size_t different = 0;
     for (size_t i = 0; i < (size_t)vocab * (size_t)batch; ++i) different += !(direct[i] == replayed[i]);
-    printf("%s %s batch %d context %d: step %.1f us, prefill %.1f ms; %zu logits differ from the ops called one by one\n",
-           argv[1], targets[which].label, batch, context, whole, prefill_us / 1e3, different);
+    printf(
+        "%s %s batch %d context %d: step %.1f us, prefill %.1f ms; %zu logits differ from the ops called one by one\n",
+        argv[1], targets[which].label, batch, context, whole, prefill_us / 1e3, different);
     for (int op = 0; op < N_OPS; ++op) {
         double without = time_recorded(demo, batch, ALL & ~(1 << op), n_replays);
         double alone = time_recorded(demo, batch, 1 << op, n_replays);
@@ -127,7 +130,11 @@ int main(int argc, char **argv) {
         printf("  %-16s %8.1f us of the step, %6.2f a call, %6.2f a call alone\n", op_names[op], whole - without,
                (whole - without) / calls, alone / calls);
     }
-    free(direct), free(replayed), free(seqs), free(places), free(tokens);
+    free(direct);
+    free(replayed);
+    free(seqs);
+    free(places);
+    free(tokens);
     demo_close(demo);
     targets_close(targets, n_targets);
     return 0;
