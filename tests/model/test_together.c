@@ -109,7 +109,8 @@ static bool is_sampled(int i) {
 }
 
 /* Half greedy, half sampled with a fixed seed. */
-static void start(struct engine *engine, struct answer *answer, const struct prompts *prompts, int i) {
+static void start_with(struct engine *engine, struct answer *answer, const struct prompts *prompts, int i,
+                       float temperature) {
     *answer = (struct answer){.n_tokens = 0};
     pthread_mutex_init(&answer->lock, NULL);
     pthread_cond_init(&answer->changed, NULL);
@@ -117,12 +118,16 @@ static void start(struct engine *engine, struct answer *answer, const struct pro
         .prompt = prompts->ids[i],
         .n_prompt = prompts->count[i],
         .max_new_tokens = N_NEW,
-        .sampling = {.temperature = is_sampled(i) ? 1.0f : 0.0f, .top_p = 0.95f, .top_k = 20, .seed = (uint64_t)i},
+        .sampling = {.temperature = temperature, .top_p = 0.95f, .top_k = 20, .seed = (uint64_t)i},
         .listener = listen,
         .user = answer,
     };
     struct error err = {0};
     rig_must(engine_submit(engine, &request, &answer->id, &err), &err);
+}
+
+static void start(struct engine *engine, struct answer *answer, const struct prompts *prompts, int i) {
+    start_with(engine, answer, prompts, i, is_sampled(i) ? 1.0f : 0.0f);
 }
 
 static void wait_for(struct answer *answer) {
@@ -139,9 +144,9 @@ static void wait_for_tokens(struct answer *answer, int32_t n_tokens) {
 }
 
 /* With ops other than the target's to run the same device in another way; NULL: its own. */
-static struct engine *start_engine(const struct target *target, size_t kv_bytes, bool prefix_cache,
-                                   const struct backend_ops *ops) {
-    struct engine_options options = {
+static struct engine_options options_of(const struct target *target, size_t kv_bytes, bool prefix_cache,
+                                        const struct backend_ops *ops) {
+    return (struct engine_options){
         .ops = ops ? ops : target->ops,
         .graphs = ops == NULL,
         .model_folder = DEMO_FOLDER,
@@ -156,6 +161,11 @@ static struct engine *start_engine(const struct target *target, size_t kv_bytes,
         .max_queue = N_REQUESTS,
         .prefix_cache = prefix_cache,
     };
+}
+
+static struct engine *start_engine(const struct target *target, size_t kv_bytes, bool prefix_cache,
+                                   const struct backend_ops *ops) {
+    struct engine_options options = options_of(target, kv_bytes, prefix_cache, ops);
     struct error err = {0};
     struct engine *engine = engine_create(&options, &err);
     rig_must(engine != NULL, &err);
@@ -272,6 +282,51 @@ static void check_engine(const struct target *target) {
     free_prompts(&prompts);
 }
 
+/* --- batch sizes ------------------------------------------------------------------------------------------------ */
+
+#define MAX_BATCH 256
+
+/* Greedy requests in batches whose sizes meet every kernel and recording, and fall between them. */
+static void check_sizes(const struct target *target, bool graphs) {
+    static const int sizes[] = {1, 2, 7, 8, 16, 33, 64, 200, MAX_BATCH};
+    bool on_processor = target->cpu_isa != NULL; // the larger ones take a minute there and meet nothing new
+    struct prompts prompts = read_prompts();
+    struct engine_options options = options_of(target, 0, false, NULL);
+    options.graphs = graphs;
+    options.max_seqs = options.max_queue = options.max_batch_tokens = MAX_BATCH;
+    struct error err = {0};
+    struct engine *engine = engine_create(&options, &err);
+    rig_must(engine != NULL, &err);
+    struct answer *alone = calloc(N_REQUESTS, sizeof *alone), *got = calloc(MAX_BATCH, sizeof *got);
+    for (int i = 0; i < N_REQUESTS; ++i) {
+        start_with(engine, &alone[i], &prompts, i, 0);
+        wait_for(&alone[i]);
+    }
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes && !(on_processor && sizes[s] > 33); ++s) {
+        for (int i = 0; i < sizes[s]; ++i) start_with(engine, &got[i], &prompts, i % N_REQUESTS, 0);
+        for (int i = 0; i < sizes[s]; ++i) {
+            wait_for(&got[i]);
+            if (!equal_answers(&alone[i % N_REQUESTS], &got[i]))
+                fail_msg("%s: graphs %s: request %d of %d got other tokens than alone", target->label,
+                         graphs ? "on" : "off", i, sizes[s]);
+        }
+    }
+    engine_destroy(engine);
+    free(alone);
+    free(got);
+    free_prompts(&prompts);
+}
+
+/* Only a GPU records; on a processor one form of rmsnorm_qkv is enough. */
+static void check_batch_sizes(const struct target *target) {
+    if (!target->cpu_isa || target->fused) check_sizes(target, true);
+    if (!target->cpu_isa) check_sizes(target, false);
+}
+
+static void batch_sizes_change_nothing(void **state) {
+    on_targets(state, check_batch_sizes);
+}
+
 static void alone_equals_together(void **state) {
     on_targets(state, check_logits);
 }
@@ -283,6 +338,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("alone equals together", alone_equals_together),
         ON_EVERY_BACKEND("preemption and prefixes change nothing", preemption_and_prefixes_change_nothing),
+        ON_EVERY_BACKEND("batch sizes change nothing", batch_sizes_change_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
