@@ -45,7 +45,6 @@ struct device {
     void *blas_workspace;      // owned, CUBLAS_WORKSPACE bytes
     struct gemm_plan *plans;   // [GEMM_PLANS], owned
     void *encode_map;          // cuTensorMapEncodeTiled, or NULL: no kernels on wgmma
-    bool wgmma_products;       // products of 17 to 64 rows run on wgmma
     cudaEvent_t read_ends[2];  // owned: of the copies of read_begin
     uint32_t *decode_arrivals; // of paged_decode, 0 between launches, owned, device memory
     uint32_t *prefill_claims;  // of paged_prefill, 0 between launches, owned, device memory
@@ -60,7 +59,6 @@ bool rmsnorm_qkv_configure(const struct device *device, struct error *err);
 bool rmsnorm_qkv_thin_configure(struct error *err);
 bool mlp_thin_configure(struct error *err);
 bool gemm_configure(struct error *err);
-bool wgmma_configure(struct device *device, struct error *err); // before paged_prefill_configure
 bool paged_decode_configure(struct device *device, struct error *err);
 bool paged_prefill_configure(struct device *device, struct error *err);
 

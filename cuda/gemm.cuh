@@ -20,7 +20,7 @@ static inline bool gemm_is_small(const struct gemm *gemm) {
 /* ERR_INVALID when depth or n_columns is not a multiple of 8. */
 bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err);
 
-/* Behind gemm_run, beside gemm_wgmma.cuh; tests call them alone. */
+/* The three behind gemm_run; tests call them alone. */
 bool gemm_thin(struct device *device, const struct gemm *gemm, struct error *err); // n_rows <= GEMM_THIN_ROWS
 bool gemm_tiled(struct device *device, const struct gemm *gemm, struct error *err);
 bool gemm_cublas(struct device *device, const struct gemm *gemm, struct error *err);

@@ -28,8 +28,7 @@ __device__ static inline uint16_t bf16_bits(float value) {
     return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 
-/* Neighbours; two at once where they are two, at an address that is a multiple of their size. add_f32 does not wait for
- * what it adds to. */
+/* Neighbours; two at once where they are two, at an address that is a multiple of their size. */
 template <int N> __device__ static inline void store_bf16(uint16_t *to, const float (&values)[N]) {
     if constexpr (N == 2) {
         *(uint32_t *)to = bf16_pair(values[0], values[1]);
@@ -37,26 +36,6 @@ template <int N> __device__ static inline void store_bf16(uint16_t *to, const fl
         for (int i = 0; i < N; ++i) to[i] = bf16_bits(values[i]);
     }
 }
-template <int N> __device__ static inline void store_f32(float *to, const float (&values)[N]) {
-    if constexpr (N == 2) {
-        *(float2 *)to = make_float2(values[0], values[1]);
-    } else {
-        for (int i = 0; i < N; ++i) to[i] = values[i];
-    }
-}
-template <int N> __device__ static inline void add_f32(float *to, const float (&values)[N]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    constexpr bool pairs = N == 2;
-    if constexpr (pairs)
-        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(values[0]), "f"(values[1]));
-#else
-    constexpr bool pairs = false;
-#endif
-    if constexpr (!pairs) {
-        for (int i = 0; i < N; ++i) atomicAdd(to + i, values[i]);
-    }
-}
-
 __device__ static inline float warp_sum(float value) {
     for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(ALL_LANES, value, step);
     return value;
@@ -94,6 +73,24 @@ __device__ static inline void mma_k32_tiles(float (&c)[TILES][COLUMNS][4], int c
     for (int m = 0; m < TILES; ++m) mma_k16(c[m][column], top[m].x, bottom[m].x, top[m].y, bottom[m].y, b.x, b.y);
 #pragma unroll
     for (int m = 0; m < TILES; ++m) mma_k16(c[m][column], top[m].z, bottom[m].z, top[m].w, bottom[m].w, b.z, b.w);
+}
+
+/* Four 8x8 tiles of bf16, lane l giving row l % 8 of tile l / 8: A fragments, or B fragments from rows of columns. */
+__device__ static inline uint4 load_tiles(const uint4 *from) {
+    uint4 out;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
+    return out;
+}
+__device__ static inline uint4 load_tiles_transposed(const uint4 *from) {
+    uint4 out;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+                 : "r"((uint32_t)__cvta_generic_to_shared(from))
+                 : "memory");
+    return out;
 }
 
 /* 16 bytes from device to shared memory; zeros where valid is false (from must still be a mapped address). */

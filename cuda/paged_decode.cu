@@ -29,24 +29,6 @@ __device__ static inline void compute_sync() {
     asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_THREADS) : "memory");
 }
 
-/* Four 8x8 tiles of bf16, lane l giving row l % 8 of tile l / 8: A fragments, or B fragments from rows of columns. */
-__device__ static inline uint4 load_tiles(const uint4 *from) {
-    uint4 out;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-                 : "r"((uint32_t)__cvta_generic_to_shared(from))
-                 : "memory");
-    return out;
-}
-__device__ static inline uint4 load_tiles_transposed(const uint4 *from) {
-    uint4 out;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-                 : "r"((uint32_t)__cvta_generic_to_shared(from))
-                 : "memory");
-    return out;
-}
-
 __device__ static inline float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -49,8 +49,23 @@ template <int HEAD_DIM> static bool configure(struct error *err) {
     return true;
 }
 
+/* device->encode_map, where the device has wgmma and the driver the call. */
+static bool find_encoder(struct device *device, struct error *err) {
+    cudaFuncAttributes attributes;
+    if (device->properties.major != 9) return true;
+    CUDA_TRY(cudaFuncGetAttributes(&attributes, paged_prefill_kernel<128>), err);
+    if (attributes.sharedSizeBytes == 0) return true; // built without wgmma: no barriers
+
+    void *encode_map = NULL;
+    cudaDriverEntryPointQueryResult found;
+    CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode_map, 12000, cudaEnableDefault, &found),
+             err);
+    if (found == cudaDriverEntryPointSuccess) device->encode_map = encode_map;
+    return true;
+}
+
 bool paged_prefill_configure(struct device *device, struct error *err) {
-    if (!paged_prefill_mma_configure(err)) return false;
+    if (!paged_prefill_mma_configure(err) || !find_encoder(device, err)) return false;
     if (!device->encode_map) return true;
     CUDA_TRY(cudaMalloc((void **)&device->prefill_claims, sizeof *device->prefill_claims), err);
     CUDA_TRY(cudaMemsetAsync(device->prefill_claims, 0, sizeof *device->prefill_claims, device->stream), err);

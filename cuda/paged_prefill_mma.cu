@@ -22,16 +22,6 @@ template <int HEAD_DIM> __device__ static inline int value_place(int key, int pi
     return key * (HEAD_DIM / 8) + (piece ^ (key & 7));
 }
 
-/* Two B fragments, 16 keys by 16 d, transposed on the way from shared memory. */
-__device__ static inline uint4 load_transposed(const uint4 *from) {
-    uint4 out;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-                 : "r"((uint32_t)__cvta_generic_to_shared(from))
-                 : "memory");
-    return out;
-}
-
 /* Grid (row tiles, heads, chunks), four warps of 16 rows. A block reads 4 * head_dim bytes for each key up to its last
  * row, and 2 * head_dim in and out for each row. */
 template <int HEAD_DIM>
@@ -142,7 +132,7 @@ __global__ static void __launch_bounds__(PREFILL_THREADS)
             uint32_t a3 = bf16_pair(score[2 * k + 1][2], score[2 * k + 1][3]);
 #pragma unroll
             for (int d = 0; d < d_tiles; d += 2) {
-                uint4 v = load_transposed(values + value_place<HEAD_DIM>(k * 16 + lane % 16, d + lane / 16));
+                uint4 v = load_tiles_transposed(values + value_place<HEAD_DIM>(k * 16 + lane % 16, d + lane / 16));
                 mma_k16(output[d], a0, a1, a2, a3, v.x, v.y);
                 mma_k16(output[d + 1], a0, a1, a2, a3, v.z, v.w);
             }

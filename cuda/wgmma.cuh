@@ -16,7 +16,6 @@
 #endif
 
 #define WARPGROUP  128 // threads
-#define TILE_K     64  // values of k in a line
 #define LINE_BYTES 128
 
 #if HAVE_WGMMA
@@ -74,7 +73,6 @@ __device__ static inline void tma_load(uint32_t to, const CUtensorMap *map, int3
 __device__ static inline uint64_t wgmma_operand(uint32_t address) {
     return (uint64_t)1 << 62 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 16 | (address & 0x3ffff) >> 4;
 }
-#define WGMMA_NEXT_K16 (32 >> 4) // to add to an operand
 
 /* Before the first product, and after registers of d were touched. */
 __device__ static inline void wgmma_begin() {
@@ -89,23 +87,10 @@ template <int pending> __device__ static inline void wgmma_wait() {
 
 #define WGMMA_TEN(t)                                                                                                   \
     "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
-#define WGMMA_D4(i)     "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
-#define WGMMA_D16(i)    WGMMA_D4(i), WGMMA_D4((i) + 4), WGMMA_D4((i) + 8), WGMMA_D4((i) + 12)
-#define WGMMA_D32(i)    WGMMA_D16(i), WGMMA_D16((i) + 16)
-#define WGMMA_D64(i)    WGMMA_D32(i), WGMMA_D32((i) + 32)
-#define WGMMA_OPCODE(n) "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 "
-
-__device__ static inline void wgmma_k16(float (&d)[16], uint64_t a, uint64_t b) {
-    asm volatile(WGMMA_OPCODE(32) "{" WGMMA_TEN() ", %10, %11, %12, %13, %14, %15}, %16, %17, 1, 1, 1, 0, 0;"
-                 : WGMMA_D16(0)
-                 : "l"(a), "l"(b));
-}
-__device__ static inline void wgmma_k16(float (&d)[32], uint64_t a, uint64_t b) {
-    asm volatile(WGMMA_OPCODE(64) "{" WGMMA_TEN() ", " WGMMA_TEN(1) ", " WGMMA_TEN(2) ", %30, %31}, "
-                                                                                      "%32, %33, 1, 1, 1, 0, 0;"
-                 : WGMMA_D32(0)
-                 : "l"(a), "l"(b));
-}
+#define WGMMA_D4(i)  "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
+#define WGMMA_D16(i) WGMMA_D4(i), WGMMA_D4((i) + 4), WGMMA_D4((i) + 8), WGMMA_D4((i) + 12)
+#define WGMMA_D32(i) WGMMA_D16(i), WGMMA_D16((i) + 16)
+#define WGMMA_D64(i) WGMMA_D32(i), WGMMA_D32((i) + 32)
 
 #endif
 #endif
