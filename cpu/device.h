@@ -57,5 +57,6 @@ bool cpu_attention_output(const struct context *ctx, const struct weights *weigh
 bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cpu_sample(const struct context *ctx, struct error *err);
+bool cpu_score(const struct context *ctx, struct error *err);
 
 #endif

@@ -92,6 +92,8 @@ struct isa {
     float (*largest)(const float *x, int32_t n);
     /* sampling_weight of each logit. */
     void (*sampling_weights)(const float *logits, int32_t n, float max, float inverse_temperature, uint32_t *weights);
+    /* Sum of exp(logit - max) of n logits, none above max. */
+    float (*exp_sum)(const float *logits, int32_t n, float max);
     /* Reads memory and adds it up: for the bandwidth. */
     uint32_t (*read)(const void *memory, size_t bytes);
 };

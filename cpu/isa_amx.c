@@ -186,5 +186,6 @@ const struct isa isa_amx = {
     .rotate = rotate,
     .largest = largest,
     .sampling_weights = sampling_weights,
+    .exp_sum = exp_sum,
     .read = read_memory,
 };

@@ -22,5 +22,6 @@ const struct isa isa_avx512bf16 = {
     .rotate = rotate,
     .largest = largest,
     .sampling_weights = sampling_weights,
+    .exp_sum = exp_sum,
     .read = read_memory,
 };

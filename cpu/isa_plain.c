@@ -21,5 +21,6 @@ const struct isa isa_plain = {
     .rotate = rotate,
     .largest = largest,
     .sampling_weights = sampling_weights,
+    .exp_sum = exp_sum,
     .read = read_memory,
 };

@@ -119,6 +119,15 @@ static inline void sampling_weights(const float *logits, int32_t n, float max, f
     for (; i < n; ++i) weights[i] = sampling_weight(logits[i], max, inverse_temperature);
 }
 
+static inline float exp_sum(const float *logits, int32_t n, float max) {
+    vec sums = {0};
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES) sums += vec_exp(vec_load(logits + i) - max);
+    float sum = vec_sum(sums);
+    for (; i < n; ++i) sum += sampling_exp(logits[i] - max);
+    return sum;
+}
+
 static inline uint32_t read_memory(const void *memory, size_t bytes) {
     int_vec sums[8] = {0};
     const char *from = memory;

@@ -42,6 +42,7 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .mlp = cuda_mlp,
         .lm_head = cuda_lm_head,
         .sample = cuda_sample,
+        .score = cuda_score,
     };
 }
 

@@ -15,6 +15,7 @@ bool cuda_attention_output(const struct context *ctx, const struct weights *weig
 bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_sample(const struct context *ctx, struct error *err);
+bool cuda_score(const struct context *ctx, struct error *err);
 
 bool cuda_prepare_shape_fused(struct device *device, const struct model_shape *shape, struct error *err);
 bool cuda_prepare_shape_separate(struct device *device, const struct model_shape *shape, struct error *err);

@@ -54,7 +54,7 @@ struct backend_ops {
     bool (*copy_to_device)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
     bool (*copy_to_host)(struct device *device, void *to, const void *from, size_t bytes, struct error *err); // waits
     bool (*synchronize)(struct device *device, struct error *err);
-    /* A copy to alloc_host memory that the host waits for later: one under way in each slot, 0 or 1. */
+    /* A copy to alloc_host memory that the host waits for later, in slot 0 or 1; for all of its slot at once. */
     bool (*read_begin)(struct device *device, int32_t slot, void *to, const void *from, size_t bytes,
                        struct error *err);
     bool (*read_wait)(struct device *device, int32_t slot, struct error *err);
@@ -107,6 +107,9 @@ struct backend_ops {
 
     /* sampled[i] from logits[i] and samples[i], as engine/sampling.h defines. */
     bool (*sample)(const struct context *ctx, struct error *err);
+
+    /* scores[i] of sampled[i] from logits[i], where samples[i] wants them and a token was sampled. */
+    bool (*score)(const struct context *ctx, struct error *err);
 };
 
 #ifdef __cplusplus

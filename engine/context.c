@@ -46,6 +46,7 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
     scratch->activated = arena_take(arena, rows * (size_t)shape->intermediate, act);
     scratch->logits = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
     scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));
+    scratch->scores = arena_take(arena, seqs, sizeof(struct token_scores));
     scratch->workspace_bytes = ops->workspace_bytes(shape, limits);
     scratch->workspace = arena_take(arena, scratch->workspace_bytes, 1);
 }
@@ -140,9 +141,10 @@ static void add_sequence(struct context *ctx, const struct batch_sequence *seq) 
     if (kv_len > host->max_kv_len) host->max_kv_len = kv_len;
     if (seq->n_rows > host->max_query_len) host->max_query_len = seq->n_rows;
     if (seq->n_rows == 1 && host->n_decode == index) host->n_decode++;
-    if (seq->sample)
-        host->samples[host->n_samples++] =
-            (struct sample_row){.params = seq->sampling, .row = host->n_rows - 1, .position = kv_len};
+    if (!seq->sample) return;
+    host->samples[host->n_samples++] = (struct sample_row){
+        .params = seq->sampling, .row = host->n_rows - 1, .position = kv_len, .n_scores = seq->n_scores};
+    host->n_scored += seq->n_scores > 0;
 }
 
 /* A row of no sequence: nothing is visible to it, and what is sampled for it nobody reads. */

@@ -25,6 +25,7 @@ struct sample_row {
     struct sampling_params params;
     int32_t row;      // in [0, n_rows)
     int32_t position; // of the token that is sampled: keys its randomness
+    int32_t n_scores; // 0: none; n: of the token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
 };
 
 /* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses: one set for steps
@@ -36,6 +37,7 @@ struct batch {
     int32_t n_seqs;
     int32_t n_decode;      // sequences [0, n_decode) have one row each; the rest are prefill chunks
     int32_t n_samples;     // sequences whose last token is in this step
+    int32_t n_scored;      // of these, the samples that want scores
     int32_t max_kv_len;    // largest of kv_lens
     int32_t max_query_len; // largest chunk
     int32_t *tokens;       // [n_rows] ids, or -1 - i: what the step before left in sampled[i]
@@ -60,16 +62,17 @@ struct kv_cache {
 
 /* Activations of one step, sized for the largest. `act` is the backend's activation_dtype. */
 struct scratch {
-    float *hidden;    // [max_rows][hidden] the residual stream
-    void *normed;     // act [max_rows][hidden]
-    void *qkv;        // act or float32 [max_rows][qkv_columns] before QK-norm
-    void *q;          // act [max_rows][n_heads][head_dim] after QK-norm and RoPE
-    void *attention;  // act [max_rows][n_heads][head_dim]
-    void *gate_up;    // act [max_rows][2*intermediate]
-    void *activated;  // act [max_rows][intermediate] silu(gate) * up
-    float *logits;    // [max_seqs][vocab] row i belongs to samples[i]
-    int32_t *sampled; // [max_seqs] token ids, or SAMPLED_NOT_FINITE
-    void *workspace;  // backend-private, ops->workspace_bytes
+    float *hidden;               // [max_rows][hidden] the residual stream
+    void *normed;                // act [max_rows][hidden]
+    void *qkv;                   // act or float32 [max_rows][qkv_columns] before QK-norm
+    void *q;                     // act [max_rows][n_heads][head_dim] after QK-norm and RoPE
+    void *attention;             // act [max_rows][n_heads][head_dim]
+    void *gate_up;               // act [max_rows][2*intermediate]
+    void *activated;             // act [max_rows][intermediate] silu(gate) * up
+    float *logits;               // [max_seqs][vocab] row i belongs to samples[i]
+    int32_t *sampled;            // [max_seqs] token ids, or SAMPLED_NOT_FINITE
+    struct token_scores *scores; // [max_seqs] of sampled, where samples[i] wants them
+    void *workspace;             // backend-private, ops->workspace_bytes
     size_t workspace_bytes;
 };
 
@@ -120,8 +123,9 @@ struct batch_sequence {
     int32_t n_rows;
     const int32_t *blocks; // [n_blocks] covering positions [0, start + n_rows)
     int32_t n_blocks;
-    uint64_t table; // names blocks: they only grow while it stays the same; 0: no such promise
-    bool sample;    // the last row's logits are wanted
+    uint64_t table;   // names blocks: they only grow while it stays the same; 0: no such promise
+    bool sample;      // the last row's logits are wanted
+    int32_t n_scores; // as in struct sample_row
     struct sampling_params sampling;
 };
 

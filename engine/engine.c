@@ -157,6 +157,9 @@ static bool create_queues(struct engine *engine, struct error *err) {
     for (int i = 0; i < 2; ++i) {
         engine->sampled[i] = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(int32_t), err);
         if (!engine->sampled[i]) return false;
+        engine->scores[i] =
+            options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(struct token_scores), err);
+        if (!engine->scores[i]) return false;
     }
     return true;
 }
@@ -203,7 +206,10 @@ void engine_destroy(struct engine *engine) {
         pthread_join(engine->thread, NULL);
     }
     const struct backend_ops *ops = engine->options.ops;
-    for (int i = 0; i < 2; ++i) ops->free_host(engine->device, engine->sampled[i]);
+    for (int i = 0; i < 2; ++i) {
+        ops->free_host(engine->device, engine->sampled[i]);
+        ops->free_host(engine->device, engine->scores[i]);
+    }
     free(engine->batch);
     free(engine->outcomes);
     free(engine->live);
@@ -254,6 +260,9 @@ static bool check_request(const struct engine *engine, const struct engine_reque
             return fail(err, ERR_INVALID, "token %d of the prompt is %d; allowed are 0 to %d", i, request->prompt[i],
                         info->model.shape.vocab - 1);
     }
+    if (request->n_scores < 0 || request->n_scores > 1 + SAMPLING_MAX_TOP)
+        return fail(err, ERR_INVALID, "%d scores were asked for; allowed are 0 to %d", request->n_scores,
+                    1 + SAMPLING_MAX_TOP);
     return check_sampling(&request->sampling, err);
 }
 

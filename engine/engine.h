@@ -67,9 +67,10 @@ enum engine_event_kind { ENGINE_TOKEN, ENGINE_FINISHED };
 
 struct engine_event {
     enum engine_event_kind kind;
-    int32_t token;             // ENGINE_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
-    enum finish_reason reason; // ENGINE_FINISHED, and the rest
-    struct error error;        // FINISH_ERROR
+    int32_t token;                     // ENGINE_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
+    const struct token_scores *scores; // ENGINE_TOKEN: of the token, valid during the call; NULL: not asked for
+    enum finish_reason reason;         // ENGINE_FINISHED, and the rest
+    struct error error;                // FINISH_ERROR
     int32_t n_prompt;
     int32_t n_cached; // prompt tokens that were found in the prefix cache
     int32_t n_generated;
@@ -89,6 +90,7 @@ struct engine_request {
     int32_t max_new_tokens; // at least 1; cut so that the sequence fits max_model_len
     struct sampling_params sampling;
     bool ignore_eos;
+    int32_t n_scores; // 0: none; n: scores of each token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
     engine_listener *listener;
     void *user;
 };

@@ -34,7 +34,8 @@ struct outcome {
     bool has_token;
     bool finished;
     enum finish_reason reason;
-    enum error_code error; // of FINISH_ERROR
+    enum error_code error;             // of FINISH_ERROR
+    const struct token_scores *scores; // borrowed, NULL: not asked for
 };
 
 /* A launched step whose tokens are not read yet. */
@@ -46,16 +47,17 @@ struct flight {
 struct engine {
     struct engine_options options;
     struct engine_info info;
-    struct device *device;        // owned
-    struct weights weights;       // owned
-    struct context *ctx;          // owned
-    struct block_pool *pool;      // owned
-    struct scheduler scheduler;   // owned
-    struct batch_sequence *batch; // [max_seqs], owned
-    struct outcome *outcomes;     // [max_admitted], owned
-    struct flight flights[2];     // step n of all at n % 2
-    int32_t *sampled[2];          // [max_seqs] their tokens, owned, page-locked
-    uint64_t n_launched, n_read;  // steps
+    struct device *device;          // owned
+    struct weights weights;         // owned
+    struct context *ctx;            // owned
+    struct block_pool *pool;        // owned
+    struct scheduler scheduler;     // owned
+    struct batch_sequence *batch;   // [max_seqs], owned
+    struct outcome *outcomes;       // [max_admitted], owned
+    struct flight flights[2];       // step n of all at n % 2
+    int32_t *sampled[2];            // [max_seqs] their tokens, owned, page-locked
+    struct token_scores *scores[2]; // [max_seqs] of these, owned, page-locked
+    uint64_t n_launched, n_read;    // steps
 
     pthread_t thread;
     bool thread_started;

@@ -91,6 +91,7 @@ static void tell(const struct engine *engine, const struct outcome *outcomes, in
     for (int32_t i = 0; i < n_outcomes; ++i) {
         const struct sequence *sequence = outcomes[i].sequence;
         event.token = outcomes[i].token;
+        event.scores = outcomes[i].scores;
         if (outcomes[i].has_token) sequence->listener(sequence->user, &event);
         if (outcomes[i].finished) tell_end(engine, &outcomes[i], now);
     }
@@ -161,6 +162,7 @@ static bool start(struct engine *engine, const struct step *step, struct error *
             .table = sequence->table,
             .sample = part->sample,
             .sampling = sequence->sampling,
+            .n_scores = sequence->n_scores,
         };
     }
     const struct backend_ops *ops = engine->options.ops;
@@ -168,6 +170,10 @@ static bool start(struct engine *engine, const struct step *step, struct error *
     if (!model_forward(engine->ctx, &engine->weights, err)) return false;
     int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples;
     if (n_ids == 0) n_ids = 1; // the read also tells that the step is over
+    if (engine->ctx->batch.n_scored > 0 &&
+        !ops->read_begin(engine->device, slot, engine->scores[slot], engine->ctx->scratch.scores,
+                         (size_t)n_ids * sizeof(struct token_scores), err))
+        return false;
     return ops->read_begin(engine->device, slot, engine->sampled[slot], engine->ctx->scratch.sampled,
                            (size_t)n_ids * sizeof(int32_t), err);
 }
@@ -224,9 +230,13 @@ static bool finish_step(struct engine *engine, struct error *err) {
     const struct step *step = engine->flights[slot].step;
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
-        int32_t token = part->sample ? engine->sampled[slot][n_samples++] : 0;
         struct sequence *sequence = scheduler_part_over(part);
-        if (sequence && part->sample) engine->outcomes[n_outcomes++] = take_token(engine, sequence, token);
+        if (!part->sample) continue;
+        int32_t sample = n_samples++;
+        if (!sequence) continue;
+        struct outcome outcome = take_token(engine, sequence, engine->sampled[slot][sample]);
+        if (sequence->n_scores > 0) outcome.scores = &engine->scores[slot][sample];
+        engine->outcomes[n_outcomes++] = outcome;
     }
     publish(engine, &engine->flights[slot], n_outcomes);
     return true;

@@ -35,5 +35,6 @@ bool model_record(struct context *ctx, const struct weights *weights, int32_t *n
 bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err) {
     bool replayed = false;
     if (ctx->recordings && !ctx->ops->replay(ctx, &replayed, err)) return false;
-    return replayed || call_ops(ctx, weights, err);
+    if (!replayed && !call_ops(ctx, weights, err)) return false;
+    return ctx->batch.n_scored == 0 || ctx->ops->score(ctx, err);
 }

@@ -33,6 +33,18 @@ struct sampling_params {
 /* Written in place of a token id when a logit of the row is not finite. */
 #define SAMPLED_NOT_FINITE (-1)
 
+#define SAMPLING_MAX_TOP 20
+
+/* How likely a token was, and which were the likeliest in its place: natural logarithms of the softmax of the logits as
+ * the model gave them, whatever temperature or filters then made of them. */
+struct token_scores {
+    float logprob; // of the token
+    int32_t rank;  // tokens at least as likely, itself included
+    int32_t n_top;
+    int32_t tokens[SAMPLING_MAX_TOP]; // [n_top] likeliest first, the lowest id first among equals
+    float logprobs[SAMPLING_MAX_TOP]; // [n_top]
+};
+
 #ifdef __CUDACC__
 #define QUERN_HOST_DEVICE __host__ __device__
 #else

@@ -21,6 +21,7 @@ struct sequence *sequence_create(const struct engine_request *request, int32_t m
             .max_tokens = max_tokens,
             .sampling = request->sampling,
             .ignore_eos = request->ignore_eos,
+            .n_scores = request->n_scores,
             .listener = request->listener,
             .user = request->user,
         };

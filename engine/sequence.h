@@ -30,6 +30,7 @@ struct sequence {
     struct step_part *part;    // in the newest step, while that is under way; NULL without one
     struct sampling_params sampling;
     bool ignore_eos;
+    int32_t n_scores;
     bool cancelled;
     engine_listener *listener;
     void *user;

@@ -20,6 +20,7 @@ static const struct generation_format format = {
     .chunk_after = "}",
     .chunk_first = "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}",
     .chunk_last = "\"delta\":{}",
+    .logprobs = LOGPROBS_CHAT,
 };
 
 /* The body's messages to token ids. */

@@ -20,6 +20,7 @@ static const struct generation_format format = {
     .chunk_after = "",
     .chunk_first = NULL,
     .chunk_last = "\"text\":\"\"",
+    .logprobs = LOGPROBS_COMPLETIONS,
 };
 
 static bool encode(struct server *server, const struct openai_prompt *prompt, struct token_list *ids,

@@ -17,6 +17,7 @@ struct choice {
     struct stream_delivery delivery;
     struct string_builder text;   // stream: what is not sent yet; otherwise all of it
     struct string_builder before; // stream: of every chunk of this choice, up to what it holds
+    struct logprobs logprobs;     // stream: what is not sent yet; otherwise all of them
     int32_t n_generated;          // tokens up to the end or the stop string
     const char *finish_reason;    // NULL while it runs
     bool begun;                   // its first chunk was written
@@ -78,6 +79,9 @@ static void take_choice(struct generation *generation, int32_t index) {
     stream_take(generation->stream, index, delivery);
     for (size_t i = 0; i < delivery->count && !choice->detokenizer.stopped; ++i) {
         ++choice->n_generated;
+        if (generation->request.n_scores > 0)
+            logprobs_add(&choice->logprobs, generation->format->logprobs, generation->server->tokenizer,
+                         delivery->tokens[i], &delivery->scores[i]);
         if (is_end_token(generation, delivery->tokens[i])) continue;
         if (detokenizer_push(&choice->detokenizer, delivery->tokens[i], &choice->text)) {
             stream_cancel(generation->stream, index, generation->server->engine);
@@ -127,12 +131,14 @@ static void respond_body(struct generation *generation, struct http_request *htt
     struct string_builder body = {0};
     write_head(generation, format->body_object, &body);
     for (int32_t i = 0; i < generation->n_choices; ++i) {
-        const struct choice *choice = &generation->choices[i];
+        struct choice *choice = &generation->choices[i];
         json_write_format(&body, "%s{\"index\":%d,", i > 0 ? "," : "", (int)i);
         string_builder_append_text(&body, format->body_before);
         json_write_string(&body, choice->text.data, choice->text.length);
         string_builder_append_text(&body, format->body_after);
-        json_write_format(&body, ",\"logprobs\":null,\"finish_reason\":\"%s\"}", choice->finish_reason);
+        string_builder_append_text(&body, ",\"logprobs\":");
+        logprobs_write(&choice->logprobs, format->logprobs, &body);
+        json_write_format(&body, ",\"finish_reason\":\"%s\"}", choice->finish_reason);
     }
     string_builder_append_text(&body, "],");
     write_usage(generation, &body);
@@ -145,12 +151,15 @@ static void append(struct string_builder *out, const struct string_builder *what
     if (what->failure != ERR_NONE) out->failure = what->failure;
 }
 
-static void end_chunk(struct generation *generation, const char *finish_reason) {
+/* logprobs NULL: the chunk carries none. */
+static void end_chunk(struct generation *generation, struct logprobs *logprobs, const char *finish_reason) {
     struct string_builder *out = &generation->out;
+    string_builder_append_text(out, ",\"logprobs\":");
+    logprobs_write(logprobs != NULL ? logprobs : &(struct logprobs){0}, generation->format->logprobs, out);
     if (finish_reason == NULL) {
-        string_builder_append_text(out, ",\"logprobs\":null,\"finish_reason\":null}]");
+        string_builder_append_text(out, ",\"finish_reason\":null}]");
     } else {
-        json_write_format(out, ",\"logprobs\":null,\"finish_reason\":\"%s\"}]", finish_reason);
+        json_write_format(out, ",\"finish_reason\":\"%s\"}]", finish_reason);
     }
     string_builder_append_text(out, generation->request.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
@@ -159,7 +168,7 @@ static void end_chunk(struct generation *generation, const char *finish_reason) 
 static void write_chunk(struct generation *generation, int32_t index, const char *content, const char *finish_reason) {
     append(&generation->out, &generation->choices[index].before);
     string_builder_append_text(&generation->out, content);
-    end_chunk(generation, finish_reason);
+    end_chunk(generation, finish_reason != NULL ? &generation->choices[index].logprobs : NULL, finish_reason);
 }
 
 static void write_choice(struct generation *generation, int32_t index) {
@@ -172,7 +181,7 @@ static void write_choice(struct generation *generation, int32_t index) {
         string_builder_append_text(&generation->out, format->chunk_before);
         json_write_string(&generation->out, choice->text.data, choice->text.length);
         string_builder_append_text(&generation->out, format->chunk_after);
-        end_chunk(generation, NULL);
+        end_chunk(generation, &choice->logprobs, NULL);
         choice->text.length = 0;
     }
     if (choice->finish_reason == NULL) return;
@@ -263,7 +272,9 @@ static void destroy(struct generation *generation, const char *finish) {
         detokenizer_finish(&choice->detokenizer);
         string_builder_finish(&choice->text);
         string_builder_finish(&choice->before);
+        logprobs_finish(&choice->logprobs);
         free(choice->delivery.tokens);
+        free(choice->delivery.scores);
     }
     if (generation->stream != NULL) stream_detach(generation->stream, finish);
     string_builder_finish(&generation->head);
@@ -352,6 +363,7 @@ static bool submit_all(struct generation *generation, const struct token_list *p
             .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : generation->format->max_new_tokens,
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
+            .n_scores = given->n_scores,
         };
         // Choices with one given seed still differ: they continue different prompts.
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);

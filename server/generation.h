@@ -7,6 +7,7 @@
 #define QUERN_SERVER_GENERATION_H
 
 #include "engine/error.h"
+#include "server/logprobs.h"
 #include "server/openai_request.h"
 
 #include <stdint.h>
@@ -25,6 +26,7 @@ struct generation_format {
     const char *chunk_before, *chunk_after; // around a piece of it in a chunk
     const char *chunk_first;                // what the first chunk of a choice holds, NULL: there is none
     const char *chunk_last;                 // what the chunk with finish_reason holds
+    enum logprobs_form logprobs;
 };
 
 struct generation_options {

@@ -17,6 +17,8 @@ struct reading {
     int32_t max_completion_tokens;
     bool has_prompt;
     bool has_stream_options;
+    bool logprobs;        // chat
+    int32_t top_logprobs; // chat
 };
 
 /* One line of the table of fields. */
@@ -189,6 +191,20 @@ READER(read_ignore_eos) {
     return flag_of(field, value, &reading->request->ignore_eos, err);
 }
 
+READER(read_logprobs) {
+    return flag_of(field, value, &reading->logprobs, err);
+}
+
+READER(read_top_logprobs) {
+    return integer_in_range(field, value, &reading->top_logprobs, err);
+}
+
+READER(read_number_of_logprobs) {
+    if (!integer_in_range(field, value, &reading->request->n_scores, err)) return false;
+    reading->request->n_scores++;
+    return true;
+}
+
 READER(read_template_arguments) {
     if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
     const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
@@ -303,6 +319,9 @@ static const struct field fields[] = {
     {"stream", BOTH, read_stream, "true or false", 0, 0},
     {"stream_options", BOTH, read_stream_options, "an object with include_usage", 0, 0},
     {"ignore_eos", BOTH, read_ignore_eos, "true or false", 0, 0},
+    {"logprobs", OPENAI_CHAT, read_logprobs, "true or false", 0, 0},
+    {"top_logprobs", OPENAI_CHAT, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
+    {"logprobs", OPENAI_COMPLETIONS, read_number_of_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
     {"user", BOTH, read_nothing, NULL, 0, 0},
 };
@@ -316,8 +335,6 @@ static const struct unserved {
     {"n", {"1"}},
     {"best_of", {"1"}},
     {"suffix", {"\"\""}},
-    {"logprobs", {"false"}},
-    {"top_logprobs", {"0"}},
     {"prompt_logprobs", {"false"}},
     {"logit_bias", {"{}"}},
     {"presence_penalty", {"0", "0.0"}},
@@ -397,6 +414,13 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     if (reading.has_stream_options && !request->stream) {
         return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");
     }
+    if (reading.top_logprobs > 0 && !reading.logprobs) {
+        return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with logprobs true");
+    }
+    if (request->echo && request->n_scores > 0) {
+        return fail_param(err, ERR_INVALID, "echo", "echo is not supported together with logprobs");
+    }
+    if (reading.logprobs) request->n_scores = 1 + reading.top_logprobs;
     request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;
     return true;
 }

@@ -35,6 +35,7 @@ struct openai_request {
     bool stream;
     bool include_usage;
     bool ignore_eos;
+    int32_t n_scores;              // 0: no logprobs; n: of each token and of the n - 1 likeliest
     enum chat_thinking thinking;   // chat
     bool echo;                     // completions
     struct openai_prompt *prompts; // [n_prompts], owned; completions

@@ -10,8 +10,10 @@
 enum { FIRST_CAPACITY = 64 };
 
 struct mailbox {
-    struct stream *stream; // borrowed, as the choice holds a reference
-    int32_t *tokens;       // [n_tokens] not taken yet, owned
+    struct stream *stream;       // borrowed, as the choice holds a reference
+    int32_t *tokens;             // [n_tokens] not taken yet, owned
+    struct token_scores *scores; // [n_tokens], owned; NULL: not asked for
+    bool scored;
     size_t n_tokens;
     size_t capacity;
     bool lost;                // memory ran out
@@ -77,7 +79,10 @@ static void release(struct stream *stream) {
     pthread_mutex_unlock(&stream->lock);
     if (!last) return;
     if (stream->finish != NULL) log_request(stream);
-    for (int32_t i = 0; i < stream->n_choices; ++i) free(stream->mailboxes[i].tokens);
+    for (int32_t i = 0; i < stream->n_choices; ++i) {
+        free(stream->mailboxes[i].tokens);
+        free(stream->mailboxes[i].scores);
+    }
     pthread_mutex_destroy(&stream->lock);
     free(stream);
 }
@@ -102,18 +107,27 @@ struct stream *stream_create(const struct stream_options *options, struct error 
     return stream;
 }
 
-static void append(struct mailbox *mailbox, int32_t token) {
-    if (mailbox->n_tokens == mailbox->capacity) {
-        size_t capacity = mailbox->capacity > 0 ? 2 * mailbox->capacity : FIRST_CAPACITY;
-        int32_t *tokens = realloc(mailbox->tokens, capacity * sizeof *tokens);
-        if (tokens == NULL) {
-            mailbox->lost = true;
-            return;
-        }
-        mailbox->tokens = tokens;
-        mailbox->capacity = capacity;
+static bool grow(struct mailbox *mailbox) {
+    size_t capacity = mailbox->capacity > 0 ? 2 * mailbox->capacity : FIRST_CAPACITY;
+    int32_t *tokens = realloc(mailbox->tokens, capacity * sizeof *tokens);
+    if (tokens == NULL) return false;
+    mailbox->tokens = tokens;
+    if (mailbox->scored) {
+        struct token_scores *scores = realloc(mailbox->scores, capacity * sizeof *scores);
+        if (scores == NULL) return false;
+        mailbox->scores = scores;
     }
-    mailbox->tokens[mailbox->n_tokens++] = token;
+    mailbox->capacity = capacity;
+    return true;
+}
+
+static void append(struct mailbox *mailbox, const struct engine_event *event) {
+    if (mailbox->n_tokens == mailbox->capacity && !grow(mailbox)) {
+        mailbox->lost = true;
+        return;
+    }
+    if (mailbox->scored) mailbox->scores[mailbox->n_tokens] = *event->scores;
+    mailbox->tokens[mailbox->n_tokens++] = event->token;
 }
 
 /* On the engine thread. A request that was woken for one token takes all that came until it looks. */
@@ -127,7 +141,7 @@ static void listen(void *user, const struct engine_event *event) {
         mailbox->last = *event;
         wake |= --stream->n_unfinished == 0;
     } else if (stream->request != NULL) {
-        append(mailbox, event->token);
+        append(mailbox, event);
     }
     if (wake && stream->request != NULL) http_wake(stream->request);
     if (finished) {
@@ -142,6 +156,7 @@ bool stream_submit(struct stream *stream, int32_t index, struct engine *engine, 
     struct mailbox *mailbox = &stream->mailboxes[index];
     request->listener = listen;
     request->user = mailbox;
+    mailbox->scored = request->n_scores > 0;
     pthread_mutex_lock(&stream->lock);
     ++stream->n_references;
     ++stream->n_unfinished;
@@ -174,15 +189,18 @@ void stream_cancel(struct stream *stream, int32_t index, struct engine *engine) 
 void stream_take(struct stream *stream, int32_t index, struct stream_delivery *delivery) {
     struct mailbox *mailbox = &stream->mailboxes[index];
     int32_t *tokens = delivery->tokens;
+    struct token_scores *scores = delivery->scores;
     size_t capacity = delivery->capacity;
     pthread_mutex_lock(&stream->lock);
     delivery->tokens = mailbox->tokens;
+    delivery->scores = mailbox->scores;
     delivery->count = mailbox->n_tokens;
     delivery->capacity = mailbox->capacity;
     delivery->lost = mailbox->lost;
     delivery->finished = mailbox->last.kind == ENGINE_FINISHED;
     if (delivery->finished) delivery->last = mailbox->last;
     mailbox->tokens = tokens;
+    mailbox->scores = scores;
     mailbox->n_tokens = 0;
     mailbox->capacity = capacity;
     pthread_mutex_unlock(&stream->lock);

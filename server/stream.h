@@ -2,8 +2,9 @@
  *
  * The engine thread only appends under the lock and wakes the request; the HTTP thread takes whole arrays by swapping,
  * so neither waits for the other's work. A mailbox holds at most the tokens that its request may generate: a client
- * that reads slowly costs 4 bytes a token. Reference-counted: the request holds it until stream_detach, each submitted
- * choice until its last event, and whoever is last writes the request's one line to the log. */
+ * that reads slowly costs 4 bytes a token, 176 with its scores. Reference-counted: the request holds it until
+ * stream_detach, each submitted choice until its last event, and whoever is last writes the request's one line to the
+ * log. */
 #ifndef QUERN_SERVER_STREAM_H
 #define QUERN_SERVER_STREAM_H
 
@@ -17,9 +18,10 @@
 struct http_request;
 struct stream;
 
-/* What the mailbox has for one choice; zero-initialise, and free tokens at the end. */
+/* What the mailbox has for one choice; zero-initialise, and free tokens and scores at the end. */
 struct stream_delivery {
-    int32_t *tokens; // [count], owned
+    int32_t *tokens;             // [count], owned
+    struct token_scores *scores; // [count], owned; NULL: not asked for
     size_t count;
     size_t capacity;
     bool finished;            // `last` is valid, nothing follows

@@ -46,6 +46,9 @@ class Errors(ServerTest):
                 body = json.dumps({field: value, "prompt": "Hi"}).replace("Infinity", "1e400")
                 self.refused(400, PLAIN, body, f"{field} must be ", allowed, param=field)
         self.refused(400, PLAIN, {"prompt": "Hi", "echo": "yes"}, flag, param="echo")
+        self.refused(400, PLAIN, {"prompt": "Hi", "logprobs": 21}, "an integer from 0 to 20", param="logprobs")
+        self.refused(400, CHAT, {"messages": HELLO, "logprobs": 1}, flag, param="logprobs")
+        self.refused(400, CHAT, {"messages": HELLO, "top_logprobs": 1}, "only with logprobs true", param="top_logprobs")
         self.refused(400, PLAIN, {"prompt": "Hi", "temperature": 3}, "temperature must be a number from 0 to 2, not 3",
                      param="temperature")
         self.refused(400, PLAIN, {"prompt": "Hi", "stream": True, "stream_options": {"include_usage": 1}}, flag,
@@ -57,7 +60,7 @@ class Errors(ServerTest):
             self.refused(400, CHAT, {"messages": HELLO, "chat_template_kwargs": kwargs}, param=param)
 
     def test_what_is_not_served_is_refused(self):
-        for field, value in (("n", 2), ("best_of", 3), ("logprobs", True), ("logprobs", 5), ("top_logprobs", 2),
+        for field, value in (("n", 2), ("best_of", 3),
                              ("presence_penalty", 0.5), ("frequency_penalty", -1), ("repetition_penalty", 1.2),
                              ("logit_bias", {"50256": -100}), ("response_format", {"type": "json_object"}),
                              ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),

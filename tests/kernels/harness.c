@@ -211,6 +211,7 @@ static void guard_context(struct rig *rig) {
     guard(rig, &scratch->activated, rows * (size_t)rig->shape.intermediate * act);
     guard(rig, (void **)&scratch->logits, seqs * (size_t)rig->shape.vocab * sizeof(float));
     guard(rig, (void **)&scratch->sampled, seqs * sizeof(int32_t));
+    guard(rig, (void **)&scratch->scores, seqs * sizeof(struct token_scores));
     guard(rig, &scratch->workspace, scratch->workspace_bytes);
     guard(rig, &ctx->kv.data, ctx->kv.bytes);
 }
@@ -386,7 +387,8 @@ void rig_prepare_step(struct rig *rig, const struct rig_sequence *seqs, int32_t 
                                            .blocks = pool + used,
                                            .n_blocks = n_blocks,
                                            .sample = seq->sample,
-                                           .sampling = seq->sampling};
+                                           .sampling = seq->sampling,
+                                           .n_scores = seq->n_scores};
         used += n_blocks;
     }
     rig_must(context_prepare(rig->ctx, batch, n_seqs, &err), &err);

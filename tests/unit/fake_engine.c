@@ -81,7 +81,13 @@ static void step(struct engine *engine, struct fake_request *request, int64_t no
     ++request->n_generated;
     if (request->first_ns == 0) request->first_ns = now;
     request->due_ns = now + (int64_t)script->pace_ms * 1000000;
-    struct engine_event event = {.kind = ENGINE_TOKEN, .token = token};
+    struct token_scores scores = {.logprob = -0.5f, .rank = 2, .n_top = request->request.n_scores - 1};
+    for (int32_t i = 0; i < scores.n_top; ++i) {
+        scores.tokens[i] = (token + i) % VOCAB;
+        scores.logprobs[i] = -0.25f * (float)(1 + i);
+    }
+    struct engine_event event = {
+        .kind = ENGINE_TOKEN, .token = token, .scores = request->request.n_scores > 0 ? &scores : NULL};
     request->request.listener(request->request.user, &event);
     if (token == END_TOKEN && !request->request.ignore_eos) finish(engine, request, FINISH_STOP);
 }

@@ -12,7 +12,8 @@ struct fake_script {
     int32_t first_ms;      // before the first token
     int32_t pace_ms;       // before each further token
     bool endless;          // repeats until max_new_tokens
-    struct error error;    // code not ERR_NONE: FINISH_ERROR after the tokens
+    // With scores: logprob -0.5; the likeliest are the token and its next ids, with -0.25, -0.5, …
+    struct error error; // code not ERR_NONE: FINISH_ERROR after the tokens
 };
 void fake_engine_script(struct engine *engine, const struct fake_script *script);
 

@@ -11,11 +11,11 @@
 
 /* Something to do later. */
 struct command {
-    enum { COPY, EMBED, SAMPLE } kind;
+    enum { COPY, EMBED, SAMPLE, SCORE } kind;
     void *to;
     const void *from;
     size_t bytes;
-    struct context ctx; // of EMBED and SAMPLE, as it was when they were called
+    struct context ctx; // of all but COPY, as it was when they were called
 };
 
 struct device {
@@ -38,6 +38,15 @@ int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens) {
     for (int32_t i = 0; i < n_tokens; ++i) hash = (hash ^ (uint32_t)tokens[i]) * 1099511628211u;
     hash ^= hash >> 29;
     return hash >> 32 & 31 ? (int32_t)(hash % HASH_VOCAB) : 0;
+}
+
+struct token_scores hash_scores(int32_t token, int32_t n_scores) {
+    struct token_scores scores = {.logprob = -0.25f * (float)token, .rank = 1 + token, .n_top = n_scores - 1};
+    for (int32_t i = 0; i < scores.n_top; ++i) {
+        scores.tokens[i] = (token + i) % HASH_VOCAB;
+        scores.logprobs[i] = (float)-i;
+    }
+    return scores;
 }
 
 static struct device *device_create(const struct device_options *options, struct error *err) {
@@ -108,6 +117,13 @@ static bool run_sample(const struct context *ctx, struct error *err) {
     return true;
 }
 
+static void run_score(const struct context *ctx) {
+    for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
+        int32_t n_scores = ctx->batch.samples[i].n_scores;
+        if (n_scores > 0) ctx->scratch.scores[i] = hash_scores(ctx->scratch.sampled[i], n_scores);
+    }
+}
+
 /* A broken device does nothing any more. */
 static bool run_until(struct device *device, uint64_t end, struct error *err) {
     for (; device->n_done < end; ++device->n_done) {
@@ -117,6 +133,8 @@ static bool run_until(struct device *device, uint64_t end, struct error *err) {
             memcpy(command->to, command->from, command->bytes);
         else if (command->kind == EMBED)
             run_embed(&command->ctx);
+        else if (command->kind == SCORE)
+            run_score(&command->ctx);
         else
             run_sample(&command->ctx, &device->error);
     }
@@ -213,6 +231,11 @@ static bool sample(const struct context *ctx, struct error *err) {
     return call(ctx->device, &command, err);
 }
 
+static bool score(const struct context *ctx, struct error *err) {
+    assert(!ctx->device->recording && ctx->batch.n_scored > 0);
+    return call(ctx->device, &(struct command){.kind = SCORE, .ctx = *ctx}, err);
+}
+
 static bool recordings_create(struct context *ctx, int32_t *n_recordings, struct error *err) {
     (void)err;
     ctx->recordings = calloc(1, sizeof *ctx->recordings);
@@ -261,7 +284,7 @@ static bool replay(const struct context *ctx, bool *replayed, struct error *err)
     .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                          \
     .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes, .embed = embed, .rmsnorm_qkv = layer_op,       \
     .paged_attention = paged_attention, .attention_output = layer_op, .mlp = layer_op, .lm_head = lm_head,             \
-    .sample = sample
+    .sample = sample, .score = score
 
 #define HASH_RECORDINGS                                                                                                \
     .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \

@@ -14,6 +14,9 @@
 /* What the model answers after these tokens. */
 int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
 
+/* The scores that the model gives a token. */
+struct token_scores hash_scores(int32_t token, int32_t n_scores);
+
 #define HASH_MAX_EVENTS 64
 
 /* What the device is like, and faults to provoke; zero is none. */

@@ -19,6 +19,8 @@ struct heard {
     pthread_cond_t done;
     int32_t tokens[MAX_TOKENS];
     int32_t n_tokens;
+    bool wrong_scores; // not those of the token, or none where n_scores asks for some
+    int32_t n_scores;  // asked for
     bool finished;
     bool heard_late; // an event after the last
     struct engine_event end;
@@ -33,6 +35,11 @@ static inline void listen(void *user, const struct engine_event *event) {
     if (event->kind == ENGINE_TOKEN) {
         if (heard->n_tokens == 0 && heard->other) heard->n_other = heard->other->n_tokens;
         heard->tokens[heard->n_tokens++] = event->token;
+        struct token_scores scores = hash_scores(event->token, heard->n_scores);
+        if (heard->n_scores == 0)
+            heard->wrong_scores |= event->scores != NULL;
+        else
+            heard->wrong_scores |= !event->scores || memcmp(event->scores, &scores, sizeof scores) != 0;
     } else {
         heard->finished = true;
         heard->end = *event;
@@ -106,6 +113,7 @@ static inline bool submit(struct engine *engine, struct heard *heard, const int3
                                      .n_prompt = n_prompt,
                                      .max_new_tokens = n_new,
                                      .ignore_eos = ignore_eos,
+                                     .n_scores = heard->n_scores,
                                      .listener = listen,
                                      .user = heard};
     return engine_submit(engine, &request, id ? id : &unused, err);
@@ -128,7 +136,7 @@ static inline void assert_answer(const struct heard *heard, const int32_t *promp
                                  bool ignore_eos) {
     int32_t expected[MAX_TOKENS];
     int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
-    assert_false(heard->heard_late);
+    assert_false(heard->heard_late || heard->wrong_scores);
     assert_int_equal(heard->n_tokens, n);
     assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
     bool stopped = !ignore_eos && expected[n - 1] == 0;
@@ -173,6 +181,7 @@ static inline void run_mixed_load(struct engine *engine, int32_t n_requests, uin
         n_new[i] = 1 + (int32_t)(random >> 24) % 60;
         for (int32_t t = 0; t < n_prompt[i]; ++t) prompts[i][t] = t < shared ? t + 1 : 1 + (t * 7 + i * 13) % 999;
         heard_init(&heard[i]);
+        heard[i].n_scores = i % 5 == 0 ? i % 22 : 0;
         assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, &ids[i], NULL));
         if (i >= CANCEL_AFTER && (i - CANCEL_AFTER) % CANCEL_EVERY == 0) engine_cancel(engine, ids[i - CANCEL_AFTER]);
     }

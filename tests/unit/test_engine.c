@@ -106,6 +106,24 @@ static void finds_a_cached_prefix(void **state) {
     engine_destroy(engine);
 }
 
+/* Some ask for scores, some do not, and they share steps. */
+static void scores_come_with_their_tokens(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    const int32_t prompt[] = {5, 6, 7, 8, 9, 10};
+    static const int32_t n_scores[] = {0, 1, 21, 0, 6};
+    struct heard heard[5];
+    for (int32_t i = 0; i < 5; ++i) {
+        heard_init(&heard[i]);
+        heard[i].n_scores = n_scores[i];
+        assert_true(submit(engine, &heard[i], prompt, 2 + i, 30 - 5 * i, true, NULL, NULL));
+    }
+    for (int32_t i = 0; i < 5; ++i) {
+        wait_finished(&heard[i]);
+        assert_answer(&heard[i], prompt, 2 + i, 30 - 5 * i, true);
+    }
+    engine_destroy(engine);
+}
+
 static void refuses_bad_requests_with_numbers(void **state) {
     struct engine_options options = default_options();
     options.max_model_len = 20;
@@ -124,6 +142,10 @@ static void refuses_bad_requests_with_numbers(void **state) {
     assert_false(submit(engine, &heard, prompt, 5, 1, true, NULL, &err));
     assert_int_equal(err.code, ERR_INVALID);
     assert_non_null(strstr(err.message, "0 to 999"));
+    prompt[3] = 0;
+    heard.n_scores = 22;
+    assert_false(submit(engine, &heard, prompt, 5, 1, true, NULL, &err));
+    assert_non_null(strstr(err.message, "allowed are 0 to 21"));
     engine_destroy(engine);
 }
 
@@ -343,6 +365,7 @@ int main(void) {
         ON_EVERY_DEVICE(alone_equals_together),
         ON_EVERY_DEVICE(a_small_pool_preempts_and_changes_nothing),
         ON_EVERY_DEVICE(finds_a_cached_prefix),
+        ON_EVERY_DEVICE(scores_come_with_their_tokens),
         ON_EVERY_DEVICE(refuses_bad_requests_with_numbers),
         ON_EVERY_DEVICE(refuses_sampling_out_of_range),
         ON_EVERY_DEVICE(a_request_counts_as_running_in_its_first_step),

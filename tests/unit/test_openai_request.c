@@ -166,6 +166,33 @@ static void test_refusals(void **state) {
            "top_k", "\xF0\x9F\x9A\x80…");
 }
 
+static void test_logprobs(void **state) {
+    (void)state;
+    const struct {
+        enum openai_endpoint endpoint;
+        const char *body;
+        int32_t n_scores;
+    } rows[] = {
+        {OPENAI_CHAT, "{\"logprobs\": false}", 0},
+        {OPENAI_CHAT, "{\"logprobs\": true}", 1},
+        {OPENAI_CHAT, "{\"top_logprobs\": 20, \"logprobs\": true}", 21},
+        {OPENAI_CHAT, "{\"logprobs\": false, \"top_logprobs\": 0}", 0},
+        {OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": null}", 0},
+        {OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": 0}", 1},
+        {OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": 20}", 21},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct openai_request request = accept(rows[i].endpoint, rows[i].body);
+        assert_int_equal(request.n_scores, rows[i].n_scores);
+        openai_request_finish(&request);
+    }
+    refuse(OPENAI_CHAT, "{\"logprobs\": 1}", "logprobs", "true or false, not 1");
+    refuse(OPENAI_CHAT, "{\"top_logprobs\": 21, \"logprobs\": true}", "top_logprobs", "from 0 to 20, not 21");
+    refuse(OPENAI_CHAT, "{\"top_logprobs\": 2}", "top_logprobs", "only with logprobs true");
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": 21}", "logprobs", "from 0 to 20, not 21");
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": true}", "logprobs", "from 0 to 20, not true");
+}
+
 static void test_tiny_temperature_is_greedy(void **state) {
     (void)state;
     struct openai_request request = accept(OPENAI_CHAT, "{\"temperature\": 1e-30}");
@@ -205,6 +232,7 @@ int main(void) {
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_tiny_temperature_is_greedy),
         cmocka_unit_test(test_error_bodies),
     };

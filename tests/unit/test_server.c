@@ -175,6 +175,51 @@ static void test_stream(void **state) {
     http_answer_finish(&answer);
 }
 
+#define TOP(text, bytes, logprob) "{\"token\":\"" text "\",\"logprob\":" logprob ",\"bytes\":[" bytes "]}"
+
+static void test_chat_logprobs(void **state) {
+    struct fixture *fixture = *state;
+    int32_t tokens[] = {'a', 0xC3, 0xA9, 256}; // the two bytes of one character, and the end token
+    fake_engine_script(fixture->engine, &(struct fake_script){.tokens = tokens, .n_tokens = 4});
+    const char *body = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"logprobs\": true,"
+                       "\"top_logprobs\": 2}";
+    struct http_answer answer = http_call(fixture->url, "/v1/chat/completions", body);
+    assert_holds(
+        answer.body,
+        "\"logprobs\":{\"content\":["
+        "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97],\"top_logprobs\":[" TOP("a", "97", "-0.25") "," TOP(
+            "b", "98", "-0.5") "]},"
+                               "{\"token\":\"\xEF\xBF\xBD\",\"logprob\":-0.5,\"bytes\":[195],\"top_logprobs\":[");
+    assert_holds(answer.body, "{\"token\":\"<|im_end|>\",\"logprob\":-0.5,"
+                              "\"bytes\":[60,124,105,109,95,101,110,100,124,62],\"top_logprobs\":[");
+    assert_holds(answer.body, "],\"refusal\":null},\"finish_reason\":\"stop\"}");
+    http_answer_finish(&answer);
+    body = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"logprobs\": true}";
+    expect(http_call(fixture->url, "/v1/chat/completions", body), 200,
+           "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97],\"top_logprobs\":[]},");
+    assert_int_equal(fake_engine_last(fixture->engine).n_scores, 1);
+}
+
+/* Half a character and its scores come with the other half; those of the end token with the last chunk. */
+static void test_streamed_logprobs(void **state) {
+    struct fixture *fixture = *state;
+    int32_t tokens[] = {'a', 0xC3, 0xA9, 256};
+    fake_engine_script(fixture->engine, &(struct fake_script){.tokens = tokens, .n_tokens = 4, .pace_ms = 20});
+    struct http_answer answer =
+        http_call(fixture->url, "/v1/completions", "{\"prompt\": \"Hi\", \"logprobs\": 1, \"stream\": true}");
+    assert_holds(answer.body, "\"text\":\"a\",\"logprobs\":{\"text_offset\":[0],\"token_logprobs\":[-0.5],"
+                              "\"tokens\":[\"a\"],\"top_logprobs\":[{\"a\":-0.25}]},\"finish_reason\":null}");
+    // The token is among the likeliest: its object has one member. Two that look alike have one.
+    assert_holds(answer.body,
+                 "\"text\":\"\xC3\xA9\",\"logprobs\":{\"text_offset\":[1,2],\"token_logprobs\":[-0.5,-0.5],"
+                 "\"tokens\":[\"\xEF\xBF\xBD\",\"\xEF\xBF\xBD\"],"
+                 "\"top_logprobs\":[{\"\xEF\xBF\xBD\":-0.25},{\"\xEF\xBF\xBD\":-0.25}]}");
+    assert_holds(answer.body, "\"text\":\"\",\"logprobs\":{\"text_offset\":[3],\"token_logprobs\":[-0.5],"
+                              "\"tokens\":[\"<|im_end|>\"],\"top_logprobs\":[{\"<|im_end|>\":-0.25}]},"
+                              "\"finish_reason\":\"stop\"}");
+    http_answer_finish(&answer);
+}
+
 static void test_stop_string_ends_the_request(void **state) {
     struct fixture *fixture = *state;
     for (int stream = 0; stream < 2; ++stream) {
@@ -370,6 +415,8 @@ int main(void) {
         SERVER_TEST(test_completion),
         SERVER_TEST(test_defaults_and_parameters_reach_the_engine),
         SERVER_TEST(test_stream),
+        SERVER_TEST(test_chat_logprobs),
+        SERVER_TEST(test_streamed_logprobs),
         SERVER_TEST(test_stop_string_ends_the_request),
         SERVER_TEST(test_busy),
         SERVER_TEST(test_failure_before_and_after_the_first_byte),

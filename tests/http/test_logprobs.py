@@ -1,0 +1,112 @@
+"""Log-probabilities over HTTP: against the recorded five likeliest tokens of each step, whole and streamed."""
+import json
+import math
+import os
+import re
+import unittest
+
+from harness import GOLDEN, SANITIZED, ServerTest
+
+# The recorded numbers are float32 on bf16 weights. A device with float32 activations differs by its order of sums; one
+# that rounds them to bf16 by that, amplified by K-norm weights up to 96.5.
+TOLERANCE_F32, TOLERANCE_BF16 = 5e-4, 0.25
+
+
+def cases():
+    with open(os.path.join(GOLDEN, "golden.json"), encoding="utf-8") as file:
+        every = json.load(file)
+    return [case for case in every if len(case["steps"]) < (25 if SANITIZED else 120) or "messages" not in case]
+
+
+def chat_body(case):
+    body = {"messages": case["messages"], "chat_template_kwargs": {"enable_thinking": case["enable_thinking"]},
+            "logprobs": True, "top_logprobs": 5, "temperature": 0, "max_tokens": 200}
+    if case["tools"]:
+        body["tools"] = case["tools"]
+    return body
+
+
+class Logprobs(ServerTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        exact = re.search(r"device: CPU, .*, (plain|avx2|avx512), ", cls.server.read_log())
+        cls.tolerance = TOLERANCE_F32 if exact else TOLERANCE_BF16
+
+    def check_likeliest(self, steps, tops):
+        """Each recorded token of some weight is there with its logprob; the order is by it."""
+        self.assertEqual(len(steps), len(tops))
+        for step, top in zip(steps, tops):
+            self.assertEqual(top, sorted(top, reverse=True))
+            for (_, recorded), ours in zip(step["top"], top):
+                if recorded > -10:
+                    self.assertLess(abs(recorded - ours), self.tolerance, (step, top))
+
+    def test_chat_against_the_record(self):
+        n_steps = 0
+        for case in cases():
+            if "messages" not in case:
+                continue
+            with self.subTest(case["name"]):
+                status, answer = self.server.post("/v1/chat/completions", chat_body(case))
+                self.assertEqual(status, 200, answer)
+                content = answer["choices"][0]["logprobs"]["content"]
+                self.assertIsNone(answer["choices"][0]["logprobs"]["refusal"])
+                self.assertEqual(len(content), answer["usage"]["completion_tokens"])
+                self.check_likeliest(case["steps"], [[t["logprob"] for t in c["top_logprobs"]] for c in content])
+                for entry in content:
+                    self.assertEqual(set(entry), {"token", "logprob", "bytes", "top_logprobs"})
+                    self.assertEqual(entry["logprob"], entry["top_logprobs"][0]["logprob"])  # greedy
+                    self.assertEqual(bytes(entry["bytes"]).decode(errors="replace"), entry["token"])
+                said = b"".join(bytes(entry["bytes"]) for entry in content).decode()
+                self.assertEqual(said.removesuffix("<|im_end|>"), answer["choices"][0]["message"]["content"])
+                n_steps += len(content)
+        self.assertGreater(n_steps, 100)
+
+    def test_completions_against_the_record(self):
+        case, = (case for case in cases() if "messages" not in case)
+        n = 9  # then comes a near tie (0.00013)
+        _, answer = self.server.complete(case["prompt"], logprobs=5, max_tokens=n)
+        choice = answer["choices"][0]
+        arrays = choice["logprobs"]
+        self.assertEqual({name: len(array) for name, array in arrays.items()},
+                         dict.fromkeys(("text_offset", "token_logprobs", "tokens", "top_logprobs"), n))
+        self.check_likeliest(case["steps"][:n], [list(top.values()) for top in arrays["top_logprobs"]])
+        self.assertEqual("".join(arrays["tokens"]), choice["text"])
+        for token, offset in zip(arrays["tokens"], arrays["text_offset"]):
+            self.assertTrue(choice["text"].startswith(token, offset))
+
+    def test_a_stream_adds_up_to_the_whole(self):
+        body = {"messages": [{"role": "user", "content": "Hello!"}], "logprobs": True, "top_logprobs": 2, "temperature": 0}
+        whole = self.server.post("/v1/chat/completions", body)[1]["choices"][0]
+        for extra in ({}, {"stop": "help"}):
+            _, whole = self.server.post("/v1/chat/completions", {**body, **extra})
+            events = self.server.stream("/v1/chat/completions", {**body, **extra})
+            pieces = [event["choices"][0]["logprobs"] for event in events[:-1]]
+            content = [entry for piece in pieces if piece for entry in piece["content"]]
+            self.assertEqual(content, whole["choices"][0]["logprobs"]["content"])
+        prompt = {"prompt": "Once upon a time", "max_tokens": 12, "logprobs": 3}
+        whole = self.server.complete(**prompt)[1]["choices"][0]["logprobs"]
+        events = self.server.stream("/v1/completions", prompt)
+        for name in whole:
+            pieces = [event["choices"][0]["logprobs"] for event in events[:-1]]
+            self.assertEqual([entry for piece in pieces if piece for entry in piece[name]], whole[name])
+
+    def test_scores_are_those_of_the_model(self):
+        """Temperature and filters change what is drawn, not what it is worth; none of it changes what is drawn."""
+        body = {"temperature": 1.5, "top_p": 0.9, "seed": 5, "max_tokens": 10}
+        _, plain = self.server.complete("Once upon a time", **body)
+        _, scored = self.server.complete("Once upon a time", logprobs=20, **body)
+        self.assertEqual(plain["choices"][0]["text"], scored["choices"][0]["text"])
+        arrays = scored["choices"][0]["logprobs"]
+        for logprob, token, top in zip(arrays["token_logprobs"], arrays["tokens"], arrays["top_logprobs"]):
+            self.assertEqual(top[token], logprob)
+            self.assertIn(len(top), (20, 21))
+            self.assertLess(sum(math.exp(value) for value in top.values()), 1.0001)
+        _, greedy = self.server.complete("Once upon a time", logprobs=20, max_tokens=1)
+        self.assertEqual(greedy["choices"][0]["logprobs"]["top_logprobs"][0],
+                         {**dict(list(arrays["top_logprobs"][0].items())[:20])})
+
+
+if __name__ == "__main__":
+    unittest.main()
