@@ -56,6 +56,8 @@ bool cpu_paged_attention(const struct context *ctx, int32_t layer, struct error 
 bool cpu_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cpu_adjust(const struct context *ctx, struct error *err);
+bool cpu_count(const struct context *ctx, struct error *err);
 bool cpu_sample(const struct context *ctx, struct error *err);
 bool cpu_score(const struct context *ctx, struct error *err);
 

@@ -108,7 +108,9 @@ static int32_t draw(const struct row *row, const struct sampling_params *params,
 
 static int32_t sample_row(const struct context *ctx, int32_t index, struct candidate *candidates) {
     const struct sample_row *sample = &ctx->batch.samples[index];
-    struct row row = {.logits = ctx->scratch.logits + (size_t)index * (size_t)ctx->shape->vocab,
+    bool adjusted = ctx->batch.n_adjusted > 0 && (sample->seat > 0 || sample->mask > 0);
+    const float *logits = adjusted ? ctx->scratch.adjusted : ctx->scratch.logits;
+    struct row row = {.logits = logits + (size_t)index * (size_t)ctx->shape->vocab,
                       .vocab = ctx->shape->vocab,
                       .candidates = candidates};
     const struct isa *isa = ctx->device->isa;

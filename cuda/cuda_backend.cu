@@ -41,7 +41,9 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .attention_output = cuda_attention_output,
         .mlp = cuda_mlp,
         .lm_head = cuda_lm_head,
+        .adjust = cuda_adjust,
         .sample = cuda_sample,
+        .count = cuda_count,
         .score = cuda_score,
     };
 }

@@ -14,6 +14,8 @@ bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error
 bool cuda_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cuda_adjust(const struct context *ctx, struct error *err);
+bool cuda_count(const struct context *ctx, struct error *err);
 bool cuda_sample(const struct context *ctx, struct error *err);
 bool cuda_score(const struct context *ctx, struct error *err);
 

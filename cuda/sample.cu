@@ -296,15 +296,16 @@ __device__ static uint64_t best_of_candidates(struct sample_memory *memory, cons
 /* A cluster for each row. Reads 4 * vocab bytes once for greedy, twice for a draw or with top_p alone; of what filters
  * keep only the listed tokens and their neighbours again. */
 __global__ static void __launch_bounds__(SAMPLE_THREADS, 1)
-    sample_kernel(const float *logits, const struct sample_row *rows, int32_t *sampled, int32_t vocab,
-                  int32_t cluster) {
+    sample_kernel(const float *logits, const float *adjusted, const struct sample_row *rows, int32_t *sampled,
+                  int32_t vocab, int32_t cluster) {
     __shared__ struct sample_memory memory;
     const struct team team = {cluster > 1 ? cluster_rank() : 0, cluster};
     int32_t index = (int32_t)blockIdx.x / cluster;
     struct row_task task = {};
     task.row = rows[index];
     const struct sampling_params params = task.row.params;
-    const struct candidates row = {logits + (size_t)index * vocab, NULL, vocab};
+    const float *from = task.row.seat > 0 || task.row.mask > 0 ? adjusted : logits;
+    const struct candidates row = {from + (size_t)index * vocab, NULL, vocab};
     if (threadIdx.x == 0) memory.n_listed = 0;
     if (team.size > 1) cluster_arrive(); // a block's memory may be written once it has begun
     let_next_begin();
@@ -402,6 +403,7 @@ bool cuda_sample(const struct context *ctx, struct error *err) {
     while (launch.cluster > 1 && n_rows * launch.cluster > n_multiprocessors) launch.cluster /= 2;
     launch.grid = dim3((unsigned)(n_rows * launch.cluster));
     launch.block = dim3(SAMPLE_THREADS);
-    return launch_kernel(ctx->device, launch, sample_kernel, err, ctx->scratch.logits, ctx->batch.samples,
+    const float *adjusted = ctx->batch.n_adjusted > 0 ? ctx->scratch.adjusted : ctx->scratch.logits;
+    return launch_kernel(ctx->device, launch, sample_kernel, err, ctx->scratch.logits, adjusted, ctx->batch.samples,
                          ctx->scratch.sampled, ctx->shape->vocab, launch.cluster);
 }

@@ -105,8 +105,15 @@ struct backend_ops {
     /* logits[i] = (rmsnorm(x[samples[i].row]) * final_norm) · lm_headᵀ. */
     bool (*lm_head)(const struct context *ctx, const struct weights *weights, struct error *err);
 
-    /* sampled[i] from logits[i] and samples[i], as engine/sampling.h defines. */
+    /* adjusted[i] from logits[i] as engine/sampling.h defines, where samples[i] has a seat or a mask. */
+    bool (*adjust)(const struct context *ctx, struct error *err);
+
+    /* sampled[i] from logits[i] and samples[i], as engine/sampling.h defines; from adjusted[i] where samples[i] has a
+     * seat or a mask, if the batch's n_adjusted says that there are such. */
     bool (*sample)(const struct context *ctx, struct error *err);
+
+    /* One more of sampled[i] in the counts of its seat, where samples[i] has one with penalties. */
+    bool (*count)(const struct context *ctx, struct error *err);
 
     /* scores[i] of sampled[i] from logits[i], where samples[i] wants them and a token was sampled. */
     bool (*score)(const struct context *ctx, struct error *err);

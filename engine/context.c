@@ -45,10 +45,19 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
     scratch->gate_up = arena_take(arena, rows * 2 * (size_t)shape->intermediate, act);
     scratch->activated = arena_take(arena, rows * (size_t)shape->intermediate, act);
     scratch->logits = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
+    scratch->adjusted = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
     scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));
     scratch->scores = arena_take(arena, seqs, sizeof(struct token_scores));
     scratch->workspace_bytes = ops->workspace_bytes(shape, limits);
     scratch->workspace = arena_take(arena, scratch->workspace_bytes, 1);
+}
+
+static void place_sampling(struct arena *arena, struct sampling_memory *sampling, const struct model_shape *shape,
+                           const struct context_limits *limits) {
+    size_t seqs = (size_t)limits->max_seqs;
+    sampling->seats = arena_take(arena, seqs, sizeof(struct sampling_seat));
+    sampling->counts = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(uint16_t));
+    sampling->masks = arena_take(arena, seqs * (size_t)sampling_mask_words(shape->vocab), sizeof(uint32_t));
 }
 
 size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_shape *shape,
@@ -56,6 +65,7 @@ size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_s
     struct arena counting = {0};
     place_batch(&counting, limits);
     place_scratch(&counting, &(struct scratch){0}, ops, shape, limits);
+    place_sampling(&counting, &(struct sampling_memory){0}, shape, limits);
     return counting.used;
 }
 
@@ -100,6 +110,7 @@ struct context *context_create(const struct backend_ops *ops, struct device *dev
     struct arena on_device = {.base = ctx->device_memory};
     place_batch(&on_device, limits);
     place_scratch(&on_device, &ctx->scratch, ops, shape, limits);
+    place_sampling(&on_device, &ctx->sampling, shape, limits);
     if (!create_mirrors(ctx, err)) goto fail;
 
     ctx->kv.data = ops->alloc(device, ctx->kv.bytes, err);
@@ -142,9 +153,14 @@ static void add_sequence(struct context *ctx, const struct batch_sequence *seq) 
     if (seq->n_rows > host->max_query_len) host->max_query_len = seq->n_rows;
     if (seq->n_rows == 1 && host->n_decode == index) host->n_decode++;
     if (!seq->sample) return;
-    host->samples[host->n_samples++] = (struct sample_row){
-        .params = seq->sampling, .row = host->n_rows - 1, .position = kv_len, .n_scores = seq->n_scores};
+    host->samples[host->n_samples++] = (struct sample_row){.params = seq->sampling,
+                                                           .row = host->n_rows - 1,
+                                                           .position = kv_len,
+                                                           .n_scores = seq->n_scores,
+                                                           .seat = seq->seat,
+                                                           .mask = seq->mask};
     host->n_scored += seq->n_scores > 0;
+    host->n_adjusted += seq->seat > 0 || seq->mask > 0;
 }
 
 /* A row of no sequence: nothing is visible to it, and what is sampled for it nobody reads. */

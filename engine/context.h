@@ -26,6 +26,8 @@ struct sample_row {
     int32_t row;      // in [0, n_rows)
     int32_t position; // of the token that is sampled: keys its randomness
     int32_t n_scores; // 0: none; n: of the token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
+    int32_t seat;     // 0: nothing is adjusted; n: by seat n - 1
+    int32_t mask;     // 0: any token; n: those of mask n - 1
 };
 
 /* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses: one set for steps
@@ -38,6 +40,7 @@ struct batch {
     int32_t n_decode;      // sequences [0, n_decode) have one row each; the rest are prefill chunks
     int32_t n_samples;     // sequences whose last token is in this step
     int32_t n_scored;      // of these, the samples that want scores
+    int32_t n_adjusted;    // of these, the samples that have a seat or a mask
     int32_t max_kv_len;    // largest of kv_lens
     int32_t max_query_len; // largest chunk
     int32_t *tokens;       // [n_rows] ids, or -1 - i: what the step before left in sampled[i]
@@ -70,10 +73,19 @@ struct scratch {
     void *gate_up;               // act [max_rows][2*intermediate]
     void *activated;             // act [max_rows][intermediate] silu(gate) * up
     float *logits;               // [max_seqs][vocab] row i belongs to samples[i]
+    float *adjusted;             // [max_seqs][vocab] what is sampled from where samples[i] has a seat or a mask
     int32_t *sampled;            // [max_seqs] token ids, or SAMPLED_NOT_FINITE
     struct token_scores *scores; // [max_seqs] of sampled, where samples[i] wants them
     void *workspace;             // backend-private, ops->workspace_bytes
     size_t workspace_bytes;
+};
+
+/* What the sampling of a sequence looks at beside its logits. Stays from step to step: the host writes a seat when a
+ * sequence takes it, the device counts what it samples. Masks are those of one step. */
+struct sampling_memory {
+    struct sampling_seat *seats; // [max_seqs]
+    uint16_t *counts;            // [max_seqs][vocab] of the seats with penalties
+    uint32_t *masks;             // [max_seqs][sampling_mask_words]
 };
 
 struct context_limits {
@@ -95,16 +107,17 @@ struct context {
     const struct model_shape *shape; // borrowed
     struct device *device;           // borrowed; backend-private: stream, handles, threads
     struct context_limits limits;
-    struct kv_cache kv;             // owned
-    struct recordings *recordings;  // owned, backend-private: recorded steps, or NULL
-    struct scratch scratch;         // owned
-    struct batch batch;             // device arrays; valid from context_prepare to the next
-    struct batch host;              // the same in host memory
-    void *device_memory;            // owned: batch and scratch
-    void *host_memory[2];           // owned, pinned where the backend has that; in turn: one may still be on its way
-    struct table_row *host_rows[2]; // [max_seqs] of the tables in host_memory; part of device_rows
-    struct table_row *device_rows;  // [max_seqs] of those on the device, owned
-    int32_t turn;                   // whose host_memory host is
+    struct kv_cache kv;              // owned
+    struct recordings *recordings;   // owned, backend-private: recorded steps, or NULL
+    struct scratch scratch;          // owned
+    struct sampling_memory sampling; // owned
+    struct batch batch;              // device arrays; valid from context_prepare to the next
+    struct batch host;               // the same in host memory
+    void *device_memory;             // owned: batch and scratch
+    void *host_memory[2];            // owned, pinned where the backend has that; in turn: one may still be on its way
+    struct table_row *host_rows[2];  // [max_seqs] of the tables in host_memory; part of device_rows
+    struct table_row *device_rows;   // [max_seqs] of those on the device, owned
+    int32_t turn;                    // whose host_memory host is
 };
 
 /* Device bytes for scratch and batch arrays, and for the KV cache, of a context with these limits. */
@@ -125,7 +138,9 @@ struct batch_sequence {
     int32_t n_blocks;
     uint64_t table;   // names blocks: they only grow while it stays the same; 0: no such promise
     bool sample;      // the last row's logits are wanted
-    int32_t n_scores; // as in struct sample_row
+    int32_t n_scores; // this and the next two as in struct sample_row
+    int32_t seat;
+    int32_t mask;
     struct sampling_params sampling;
 };
 

@@ -148,6 +148,7 @@ static bool create_queues(struct engine *engine, struct error *err) {
                                                   .prefix_cache = options->prefix_cache,
                                                   .pool = engine->pool};
     if (!scheduler_init(&engine->scheduler, &scheduler_options, err)) return false;
+    if (!seats_init(&engine->seats, engine->ctx, err)) return false;
     engine->max_admitted = info->max_seqs + options->max_queue;
     engine->live = calloc(2 * (size_t)engine->max_admitted, sizeof(struct sequence *));
     engine->outcomes = calloc((size_t)engine->max_admitted, sizeof *engine->outcomes);
@@ -214,6 +215,7 @@ void engine_destroy(struct engine *engine) {
     free(engine->outcomes);
     free(engine->live);
     scheduler_finish(&engine->scheduler);
+    seats_finish(&engine->seats);
     block_pool_destroy(engine->pool);
     context_destroy(engine->ctx);
     weights_finish(&engine->weights);
@@ -247,6 +249,56 @@ static bool check_sampling(const struct sampling_params *sampling, struct error 
     return true;
 }
 
+static bool check_tokens(const struct engine *engine, const char *name, const int32_t *tokens, int32_t n,
+                         struct error *err) {
+    int32_t vocab = engine->info.model.shape.vocab;
+    for (int32_t i = 0; i < n; ++i) {
+        if (tokens[i] < 0 || tokens[i] >= vocab)
+            return fail_param(err, ERR_INVALID, name, "%s names token %d; allowed are 0 to %d", name, tokens[i],
+                              vocab - 1);
+    }
+    return true;
+}
+
+static bool check_penalty(const char *name, float penalty, struct error *err) {
+    if (penalty >= -2 && penalty <= 2) return true;
+    return fail_param(err, ERR_INVALID, name, "%s is %g; allowed are -2 to 2", name, (double)penalty);
+}
+
+static bool check_adjustments(const struct engine *engine, const struct sampling_adjustments *given,
+                              struct error *err) {
+    if (!check_penalty("presence_penalty", given->presence_penalty, err) ||
+        !check_penalty("frequency_penalty", given->frequency_penalty, err))
+        return false;
+    if (given->repetition_penalty != 0 && !(given->repetition_penalty >= 0.01f && given->repetition_penalty <= 100))
+        return fail_param(err, ERR_INVALID, "repetition_penalty", "repetition_penalty is %g; allowed are 0.01 to 100",
+                          (double)given->repetition_penalty);
+    if (given->n_biases < 0 || given->n_biases > SAMPLING_MAX_BIASES)
+        return fail_param(err, ERR_INVALID, "logit_bias", "logit_bias names %d tokens; at most %d are allowed",
+                          given->n_biases, (int)SAMPLING_MAX_BIASES);
+    for (int32_t i = 0; i < given->n_biases; ++i) {
+        if (!check_tokens(engine, "logit_bias", &given->biases[i].token, 1, err)) return false;
+        if (!(given->biases[i].bias >= -100 && given->biases[i].bias <= 100))
+            return fail_param(err, ERR_INVALID, "logit_bias", "logit_bias gives token %d %g; allowed are -100 to 100",
+                              given->biases[i].token, (double)given->biases[i].bias);
+    }
+    return true;
+}
+
+static bool check_end(const struct engine *engine, const struct engine_request *request, struct error *err) {
+    if (request->n_stop_tokens < 0 || request->n_stop_tokens > ENGINE_MAX_STOP_TOKENS)
+        return fail_param(err, ERR_INVALID, "stop_token_ids", "stop_token_ids has %d tokens; at most %d are allowed",
+                          request->n_stop_tokens, (int)ENGINE_MAX_STOP_TOKENS);
+    if (!check_tokens(engine, "stop_token_ids", request->stop_tokens, request->n_stop_tokens, err)) return false;
+    if (request->min_new_tokens < 0 || request->min_new_tokens > request->max_new_tokens)
+        return fail_param(err, ERR_INVALID, "min_tokens", "min_tokens is %d; allowed are 0 to the %d of max_tokens",
+                          request->min_new_tokens, request->max_new_tokens);
+    if (request->timeout_ms < 0)
+        return fail_param(err, ERR_INVALID, "timeout_ms", "timeout_ms is %d; at least 0 is allowed",
+                          request->timeout_ms);
+    return true;
+}
+
 static bool check_request(const struct engine *engine, const struct engine_request *request, struct error *err) {
     const struct engine_info *info = &engine->info;
     if (request->n_prompt < 1) return fail(err, ERR_INVALID, "the prompt is empty: at least one token is needed");
@@ -263,7 +315,32 @@ static bool check_request(const struct engine *engine, const struct engine_reque
     if (request->n_scores < 0 || request->n_scores > 1 + SAMPLING_MAX_TOP)
         return fail(err, ERR_INVALID, "%d scores were asked for; allowed are 0 to %d", request->n_scores,
                     1 + SAMPLING_MAX_TOP);
-    return check_sampling(&request->sampling, err);
+    return check_sampling(&request->sampling, err) && check_adjustments(engine, &request->adjustments, err) &&
+           check_end(engine, request, err);
+}
+
+/* What the request does to its logits, NULL when that is nothing; false when there is no memory for it. */
+static bool make_adjusted(const struct engine *engine, const struct engine_request *request,
+                          struct sampling_seat **adjusted, struct error *err) {
+    const struct sampling_adjustments *given = &request->adjustments;
+    float repetition = given->repetition_penalty != 0 ? given->repetition_penalty : 1;
+    bool penalties = repetition != 1 || given->frequency_penalty != 0 || given->presence_penalty != 0;
+    *adjusted = NULL;
+    if (!penalties && given->n_biases == 0 && request->min_new_tokens == 0) return true;
+    struct sampling_seat *seat = calloc(1, sizeof *seat);
+    if (!seat) return fail(err, ERR_MEMORY, "no memory for the penalties of a request");
+    *adjusted = seat;
+    seat->repetition_penalty = repetition;
+    seat->frequency_penalty = given->frequency_penalty;
+    seat->presence_penalty = given->presence_penalty;
+    seat->has_penalties = penalties;
+    seat->banned_until = request->n_prompt + request->min_new_tokens; // no more than max_new_tokens: no overflow
+    for (int32_t i = 0; i < engine->info.model.n_eos_ids && !request->ignore_eos; ++i)
+        seat->bans[seat->n_bans++] = engine->info.model.eos_ids[i];
+    for (int32_t i = 0; i < request->n_stop_tokens; ++i) seat->bans[seat->n_bans++] = request->stop_tokens[i];
+    seat->n_biases = given->n_biases;
+    for (int32_t i = 0; i < given->n_biases; ++i) seat->biases[i] = given->biases[i];
+    return true;
 }
 
 /* With the lock held: may one more request come in? */
@@ -280,7 +357,12 @@ bool engine_submit(struct engine *engine, const struct engine_request *request, 
     if (!check_request(engine, request, err)) return false;
     struct sequence *sequence = sequence_create(request, engine->info.max_model_len, engine->info.block_size, err);
     if (!sequence) return false;
+    if (!make_adjusted(engine, request, &sequence->adjusted, err)) {
+        sequence_destroy(sequence);
+        return false;
+    }
     sequence->submit_ns = engine_now_ns();
+    if (request->timeout_ms > 0) sequence->deadline_ns = sequence->submit_ns + (int64_t)request->timeout_ms * 1000000;
     pthread_mutex_lock(&engine->lock);
     bool admitted = admit(engine, err);
     if (admitted) {
@@ -288,6 +370,8 @@ bool engine_submit(struct engine *engine, const struct engine_request *request, 
         sequence->live_index = engine->n_live;
         engine->live[engine->n_live++] = sequence;
         engine->n_admitted++;
+        if (sequence->deadline_ns && (!engine->next_deadline_ns || sequence->deadline_ns < engine->next_deadline_ns))
+            engine->next_deadline_ns = sequence->deadline_ns;
         sequence_queue_push_back(&engine->inbox, sequence);
         pthread_cond_signal(&engine->wake);
     }

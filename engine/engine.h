@@ -84,12 +84,20 @@ struct engine_event {
  * ENGINE_FINISHED, its last event. Events may come before engine_submit returns. */
 typedef void engine_listener(void *user, const struct engine_event *event);
 
+enum { ENGINE_MAX_STOP_TOKENS = 64 };
+
 struct engine_request {
     const int32_t *prompt;  // [n_prompt], copied
     int32_t n_prompt;       // 1 to max_model_len - 1
     int32_t max_new_tokens; // at least 1; cut so that the sequence fits max_model_len
     struct sampling_params sampling;
+    struct sampling_adjustments adjustments; // its biases are copied
     bool ignore_eos;
+    int32_t min_new_tokens;     // before that many no end-of-sequence or stop token is sampled; at most max_new_tokens
+    const int32_t *stop_tokens; // [n_stop_tokens] that end the answer too, copied
+    int32_t n_stop_tokens;      // at most ENGINE_MAX_STOP_TOKENS
+    int32_t priority;           // the lowest waits least
+    int32_t timeout_ms;         // from submit: then FINISH_LENGTH with what there is; 0: none
     int32_t n_scores; // 0: none; n: scores of each token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
     engine_listener *listener;
     void *user;

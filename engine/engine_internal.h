@@ -20,6 +20,7 @@
 #include "engine/context.h"
 #include "engine/engine.h"
 #include "engine/scheduler.h"
+#include "engine/seats.h"
 #include "engine/sequence.h"
 #include "engine/weights.h"
 
@@ -52,6 +53,7 @@ struct engine {
     struct context *ctx;            // owned
     struct block_pool *pool;        // owned
     struct scheduler scheduler;     // owned
+    struct seats seats;             // owned
     struct batch_sequence *batch;   // [max_seqs], owned
     struct outcome *outcomes;       // [max_admitted], owned
     struct flight flights[2];       // step n of all at n % 2
@@ -70,6 +72,7 @@ struct engine {
     int32_t n_live;
     int32_t n_admitted, max_admitted; // accepted, and not yet counted as finished
     bool any_cancelled;               // a live sequence was marked since the engine thread last looked
+    int64_t next_deadline_ns;         // the earliest of a live sequence may be later, not earlier; 0: none
     uint64_t next_id;
     bool stopping, draining;
     struct engine_stats stats;

@@ -150,9 +150,12 @@ static bool has_work(const struct engine *engine) {
 }
 
 static bool start(struct engine *engine, const struct step *step, struct error *err) {
+    seats_begin_step(&engine->seats);
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
-        const struct sequence *sequence = part->sequence;
+        struct sequence *sequence = part->sequence;
+        bool adjusted = part->sample && sequence->adjusted;
+        if (adjusted && !seats_take(&engine->seats, sequence, err)) return false;
         engine->batch[i] = (struct batch_sequence){
             .tokens = sequence->tokens + part->start,
             .start = part->start,
@@ -163,11 +166,12 @@ static bool start(struct engine *engine, const struct step *step, struct error *
             .sample = part->sample,
             .sampling = sequence->sampling,
             .n_scores = sequence->n_scores,
+            .seat = adjusted ? sequence->seat : 0,
         };
     }
     const struct backend_ops *ops = engine->options.ops;
     if (!context_prepare(engine->ctx, engine->batch, step->n_parts, err)) return false;
-    if (!model_forward(engine->ctx, &engine->weights, err)) return false;
+    if (!model_forward(engine->ctx, &engine->weights, err) || !model_sample(engine->ctx, err)) return false;
     int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples;
     if (n_ids == 0) n_ids = 1; // the read also tells that the step is over
     if (engine->ctx->batch.n_scored > 0 &&
@@ -199,9 +203,12 @@ static bool launch_step(struct engine *engine, bool *launched, struct error *err
     return true;
 }
 
-static bool is_eos(const struct engine *engine, int32_t token) {
-    for (int32_t i = 0; i < engine->info.model.n_eos_ids; ++i) {
+static bool ends(const struct engine *engine, const struct sequence *sequence, int32_t token) {
+    for (int32_t i = 0; i < engine->info.model.n_eos_ids && !sequence->ignore_eos; ++i) {
         if (engine->info.model.eos_ids[i] == token) return true;
+    }
+    for (int32_t i = 0; i < sequence->n_stop_tokens; ++i) {
+        if (sequence->stop_tokens[i] == token) return true;
     }
     return false;
 }
@@ -213,7 +220,7 @@ static struct outcome take_token(struct engine *engine, struct sequence *sequenc
     }
     struct outcome outcome = {.sequence = sequence, .token = token};
     scheduler_know(&engine->scheduler, sequence, token);
-    if (is_eos(engine, token) && !sequence->ignore_eos)
+    if (ends(engine, sequence, token))
         outcome = end_sequence(engine, sequence, FINISH_STOP, ERR_NONE);
     else if (sequence->n_known == sequence->max_tokens)
         outcome = end_sequence(engine, sequence, FINISH_LENGTH, ERR_NONE);
@@ -264,19 +271,35 @@ static void advance(struct engine *engine) {
 
 /* --- the thread ------------------------------------------------------------------------------------------------- */
 
-/* Waits for work, takes the inbox, takes out what was cancelled. False: time to stop. */
-static bool take_requests(struct engine *engine, bool *failed, int32_t *n_cancelled) {
-    *n_cancelled = 0;
+/* With the lock held: ends what was cancelled and what has had its time. Returns how many outcomes there are. */
+static int32_t end_some(struct engine *engine) {
+    int32_t n_ended = 0;
+    int64_t now = engine->next_deadline_ns ? engine_now_ns() : 0;
+    bool any_due = engine->next_deadline_ns && now >= engine->next_deadline_ns;
+    if (!any_due && !engine->any_cancelled) return 0;
+    engine->any_cancelled = false;
+    engine->next_deadline_ns = 0;
+    for (int32_t i = 0; i < engine->n_live; ++i) {
+        struct sequence *sequence = engine->live[i];
+        int64_t deadline = sequence->deadline_ns;
+        bool due = deadline && now >= deadline;
+        if (sequence->cancelled || due)
+            engine->outcomes[n_ended++] =
+                end_sequence(engine, sequence, sequence->cancelled ? FINISH_CANCELLED : FINISH_LENGTH, ERR_NONE);
+        else if (deadline && (!engine->next_deadline_ns || deadline < engine->next_deadline_ns))
+            engine->next_deadline_ns = deadline;
+    }
+    return n_ended;
+}
+
+/* Waits for work, takes the inbox, takes out what is to end. False: time to stop. */
+static bool take_requests(struct engine *engine, bool *failed, int32_t *n_ended) {
     pthread_mutex_lock(&engine->lock);
     while (!engine->stopping && !engine->inbox.first && !engine->any_cancelled && !has_work(engine))
         pthread_cond_wait(&engine->wake, &engine->lock);
     for (struct sequence *sequence; (sequence = sequence_queue_pop_front(&engine->inbox));)
         scheduler_add(&engine->scheduler, sequence);
-    for (int32_t i = 0; engine->any_cancelled && i < engine->n_live; ++i) {
-        if (engine->live[i]->cancelled)
-            engine->outcomes[(*n_cancelled)++] = end_sequence(engine, engine->live[i], FINISH_CANCELLED, ERR_NONE);
-    }
-    engine->any_cancelled = false;
+    *n_ended = end_some(engine);
     *failed = engine->stats.failed;
     bool go_on = !engine->stopping;
     pthread_mutex_unlock(&engine->lock);
@@ -287,9 +310,9 @@ void *engine_thread(void *argument) {
     struct engine *engine = argument;
     for (;;) {
         bool failed;
-        int32_t n_cancelled;
-        bool go_on = take_requests(engine, &failed, &n_cancelled);
-        if (n_cancelled > 0) publish(engine, NULL, n_cancelled);
+        int32_t n_ended;
+        bool go_on = take_requests(engine, &failed, &n_ended);
+        if (n_ended > 0) publish(engine, NULL, n_ended);
         if (!go_on) break;
         if (failed)
             end_all(engine, FINISH_ERROR, ERR_DEVICE);

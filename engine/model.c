@@ -2,6 +2,7 @@
 
 #include "engine/backend.h"
 
+/* All that the host needs nothing more for: adjusted rows are sampled later. */
 static bool call_ops(const struct context *ctx, const struct weights *weights, struct error *err) {
     const struct backend_ops *ops = ctx->ops;
     if (!ops->embed(ctx, weights, err)) return false;
@@ -12,7 +13,7 @@ static bool call_ops(const struct context *ctx, const struct weights *weights, s
         if (!ops->mlp(ctx, weights, layer, err)) return false;
     }
     if (ctx->batch.n_samples == 0) return true; // only prefill chunks that do not reach their prompt's end
-    return ops->lm_head(ctx, weights, err) && ops->sample(ctx, err);
+    return ops->lm_head(ctx, weights, err) && (ctx->batch.n_adjusted > 0 || ops->sample(ctx, err));
 }
 
 bool model_record(struct context *ctx, const struct weights *weights, int32_t *n_recordings, struct error *err) {
@@ -35,6 +36,12 @@ bool model_record(struct context *ctx, const struct weights *weights, int32_t *n
 bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err) {
     bool replayed = false;
     if (ctx->recordings && !ctx->ops->replay(ctx, &replayed, err)) return false;
-    if (!replayed && !call_ops(ctx, weights, err)) return false;
-    return ctx->batch.n_scored == 0 || ctx->ops->score(ctx, err);
+    return replayed || call_ops(ctx, weights, err);
+}
+
+bool model_sample(const struct context *ctx, struct error *err) {
+    const struct backend_ops *ops = ctx->ops;
+    if (ctx->batch.n_adjusted > 0 && !(ops->adjust(ctx, err) && ops->sample(ctx, err) && ops->count(ctx, err)))
+        return false;
+    return ctx->batch.n_scored == 0 || ops->score(ctx, err);
 }

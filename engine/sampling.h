@@ -1,5 +1,6 @@
 /* How one token is chosen from a row of logits; the definition that cpu/sample.c and cuda/sample.cu both compute.
  *
+ * First a row's seat and mask change its logits (sampling_adjusted), where it has any. Then:
  * A logit that is not finite: SAMPLED_NOT_FINITE. temperature under SAMPLING_MIN_TEMPERATURE: the largest logit, the
  * lowest id among equals. Otherwise w_i = floor(SAMPLING_WEIGHT_ONE * exp((logit_i - max) / temperature)), max over the
  * whole row; of the tokens with w_i > 0 (no other is ever counted or chosen) keep token i if
@@ -19,6 +20,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
+#define QUERN_HOST_DEVICE __host__ __device__
+#else
+#define QUERN_HOST_DEVICE
+#endif
+
 struct sampling_params {
     float temperature; // 0 (greedy) to 2
     float top_p;       // (0, 1]; 1: off
@@ -33,6 +40,44 @@ struct sampling_params {
 /* Written in place of a token id when a logit of the row is not finite. */
 #define SAMPLED_NOT_FINITE (-1)
 
+/* In place of the logit of a token that may not be chosen: finite, and of no weight beside any other. */
+#define SAMPLING_BANNED (-3e38f)
+
+struct token_bias {
+    int32_t token;
+    float bias;
+};
+
+enum { SAMPLING_MAX_BIASES = 1024, SAMPLING_MAX_BANS = 128 };
+
+/* What a request does to the logits of its tokens, beside its mask. Zero changes nothing. */
+struct sampling_adjustments {
+    float repetition_penalty;        // of tokens in prompt or answer; 0, as 1: off
+    float frequency_penalty;         // for each time in the answer
+    float presence_penalty;          // once for tokens in the answer
+    const struct token_bias *biases; // [n_biases], no token twice
+    int32_t n_biases;                // at most SAMPLING_MAX_BIASES
+};
+
+/* The same as a running sequence has it on the device, with the tokens that may not end it yet. */
+struct sampling_seat {
+    float repetition_penalty, frequency_penalty, presence_penalty;
+    int32_t has_penalties;
+    int32_t banned_until; // position from which a token of bans may be sampled
+    int32_t n_bans, n_biases;
+    int32_t bans[SAMPLING_MAX_BANS];
+    struct token_bias biases[SAMPLING_MAX_BIASES]; // last: what is not used is not copied
+};
+
+/* Words of a mask: token i is bit i % 32 of word i / 32; 1: allowed. */
+QUERN_HOST_DEVICE static inline int32_t sampling_mask_words(int32_t vocab) {
+    return (vocab + 31) / 32;
+}
+
+/* What a token's count holds beside how often it is in the answer. */
+#define SAMPLING_IN_PROMPT 0x8000u
+#define SAMPLING_MAX_COUNT 0x7FFFu // it stays there
+
 #define SAMPLING_MAX_TOP 20
 
 /* How likely a token was, and which were the likeliest in its place: natural logarithms of the softmax of the logits as
@@ -44,12 +89,6 @@ struct token_scores {
     int32_t tokens[SAMPLING_MAX_TOP]; // [n_top] likeliest first, the lowest id first among equals
     float logprobs[SAMPLING_MAX_TOP]; // [n_top]
 };
-
-#ifdef __CUDACC__
-#define QUERN_HOST_DEVICE __host__ __device__
-#else
-#define QUERN_HOST_DEVICE
-#endif
 
 QUERN_HOST_DEVICE static inline uint32_t sampling_bits(float value) {
     uint32_t bits;
@@ -105,6 +144,25 @@ QUERN_HOST_DEVICE static inline float sampling_log(float x) {
     uint32_t above = sampling_bits(x) - 0x3F3504F3u; // of sqrt(1/2)
     int32_t exponent = (int32_t)above >> 23;
     return sampling_log1p(sampling_float((above & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f, (float)exponent);
+}
+
+/* As vLLM and Transformers: a repetition penalty divides what is above 0 and multiplies the rest; then, as OpenAI,
+ * frequency_penalty for each time and presence_penalty once. */
+QUERN_HOST_DEVICE static inline float sampling_penalised(float logit, const struct sampling_seat *seat,
+                                                         uint32_t count) {
+    if (count == 0 || !seat->has_penalties) return logit;
+    logit = logit > 0 ? logit / seat->repetition_penalty : logit * seat->repetition_penalty;
+    if ((count & SAMPLING_MAX_COUNT) == 0) return logit;
+    return fmaf(-seat->frequency_penalty, (float)(count & SAMPLING_MAX_COUNT), logit) - seat->presence_penalty;
+}
+
+/* The whole of it: bias, penalties, mask, bans. A mask is asked instead of the bans: what it allows may end the answer.
+ * seat may be NULL. A logit that is not finite stays, so that it is told. */
+QUERN_HOST_DEVICE static inline float sampling_adjusted(float logit, const struct sampling_seat *seat, float bias,
+                                                        uint32_t count, int allowed) {
+    if (!sampling_is_finite(logit)) return logit;
+    if (!allowed) return SAMPLING_BANNED;
+    return seat ? sampling_penalised(logit + bias, seat, count) : logit;
 }
 
 /* One 32-bit word of Philox4x32-10: counter {token, position, 0, 0}, key seed. */

@@ -9,9 +9,14 @@ bool scheduler_init(struct scheduler *scheduler, const struct scheduler_options 
     size_t n = (size_t)options->max_seqs;
     *scheduler = (struct scheduler){.options = *options};
     scheduler->chunks = calloc(3 * n, sizeof *scheduler->chunks);
-    if (!scheduler->chunks) {
+    scheduler->free_seats = calloc(n, sizeof *scheduler->free_seats);
+    if (!scheduler->chunks || !scheduler->free_seats) {
         scheduler_finish(scheduler);
         return fail(err, ERR_MEMORY, "no memory to schedule %d sequences", options->max_seqs);
+    }
+    while (scheduler->n_free_seats < options->max_seqs) {
+        scheduler->free_seats[scheduler->n_free_seats] = options->max_seqs - scheduler->n_free_seats;
+        scheduler->n_free_seats++;
     }
     scheduler->steps[0].parts = scheduler->chunks + n;
     scheduler->steps[1].parts = scheduler->chunks + 2 * n;
@@ -21,11 +26,13 @@ bool scheduler_init(struct scheduler *scheduler, const struct scheduler_options 
 void scheduler_finish(struct scheduler *scheduler) {
     assert(scheduler->running.count == 0 && scheduler->waiting.count == 0);
     free(scheduler->chunks);
+    free(scheduler->free_seats);
     scheduler->chunks = NULL;
+    scheduler->free_seats = NULL;
 }
 
 void scheduler_add(struct scheduler *scheduler, struct sequence *sequence) {
-    sequence_queue_push_back(&scheduler->waiting, sequence);
+    sequence_queue_insert(&scheduler->waiting, sequence);
 }
 
 static bool is_running(const struct sequence *sequence) {
@@ -38,6 +45,8 @@ static void release_blocks(struct scheduler *scheduler, struct sequence *sequenc
     sequence->n_computed = 0;
     sequence->n_published = 0;
     sequence->table = 0;
+    if (sequence->seat > 0) scheduler->free_seats[scheduler->n_free_seats++] = sequence->seat;
+    sequence->seat = 0;
 }
 
 void scheduler_remove(struct scheduler *scheduler, struct sequence *sequence) {
@@ -186,6 +195,7 @@ static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n
         assert(fits);
         (void)fits;
         sequence->table = ++scheduler->n_tables;
+        sequence->seat = scheduler->free_seats[--scheduler->n_free_seats];
         sequence_queue_remove(&scheduler->waiting, sequence);
         sequence_queue_push_back(&scheduler->running, sequence);
         add_part(scheduler, sequence, n_rows, n_chunks);

@@ -1,10 +1,10 @@
 /* Decides what each step computes: continuous batching under a token budget.
  *
- * First come, first served. Every running sequence gets its next row (decode) before what is left of the budget goes to
- * prompts, in pieces if need be. When blocks run out the youngest running sequence gives up its own and waits at the
- * head of the queue; its tokens are kept and its K and V recomputed later (or found in the prefix cache).
- * A step may be planned while the one before is under way: what that one computes counts as there, because steps run in
- * order, and what it samples has its place among the tokens without an id. Numbers do not depend on it.
+ * First come, first served, within one priority. Every running sequence gets its next row (decode) before what is left
+ * of the budget goes to prompts, in pieces if need be. When blocks run out the youngest running sequence gives up its
+ * own and waits at the head of the queue; its tokens are kept and its K and V recomputed later (or found in the prefix
+ * cache). A step may be planned while the one before is under way: what that one computes counts as there, because
+ * steps run in order, and what it samples has its place among the tokens without an id. Numbers do not depend on it.
  * Knows tokens and blocks only: no device, no clock, no threads. */
 #ifndef QUERN_ENGINE_SCHEDULER_H
 #define QUERN_ENGINE_SCHEDULER_H
@@ -46,11 +46,13 @@ struct scheduler_counts {
 struct scheduler {
     struct scheduler_options options;
     struct sequence_queue running; // in order of arrival
-    struct sequence_queue waiting; // in order of arrival, preempted ones first
-    struct step steps[2];          // planned in turn
-    int32_t turn;                  // the newest
-    uint64_t n_tables;             // named so far
-    struct step_part *chunks;      // [max_seqs], owned with the parts of steps: several rows, while a step is planned
+    struct sequence_queue waiting; // preempted ones first, then by priority, then in order of arrival
+    int32_t *free_seats;           // [n_free_seats], owned
+    int32_t n_free_seats;
+    struct step steps[2];     // planned in turn
+    int32_t turn;             // the newest
+    uint64_t n_tables;        // named so far
+    struct step_part *chunks; // [max_seqs], owned with the parts of steps: several rows, while a step is planned
     struct scheduler_counts counts;
 };
 

@@ -20,18 +20,22 @@ struct sequence *sequence_create(const struct engine_request *request, int32_t m
             .n_tokens = request->n_prompt,
             .max_tokens = max_tokens,
             .sampling = request->sampling,
+            .stop_tokens = malloc((size_t)(request->n_stop_tokens + 1) * sizeof *sequence->stop_tokens),
+            .n_stop_tokens = request->n_stop_tokens,
             .ignore_eos = request->ignore_eos,
+            .priority = request->priority,
             .n_scores = request->n_scores,
             .listener = request->listener,
             .user = request->user,
         };
     }
-    if (!sequence || !sequence->tokens || !sequence->blocks) {
+    if (!sequence || !sequence->tokens || !sequence->blocks || !sequence->stop_tokens) {
         fail(err, ERR_MEMORY, "no memory for a request of %d tokens", max_tokens);
         sequence_destroy(sequence);
         return NULL;
     }
     memcpy(sequence->tokens, request->prompt, (size_t)request->n_prompt * sizeof *request->prompt);
+    for (int32_t i = 0; i < request->n_stop_tokens; ++i) sequence->stop_tokens[i] = request->stop_tokens[i];
     return sequence;
 }
 
@@ -39,6 +43,8 @@ void sequence_destroy(struct sequence *sequence) {
     if (!sequence) return;
     free(sequence->tokens);
     free(sequence->blocks);
+    free(sequence->adjusted);
+    free(sequence->stop_tokens);
     free(sequence);
 }
 
@@ -63,6 +69,20 @@ void sequence_queue_remove(struct sequence_queue *queue, struct sequence *sequen
     *(sequence->next ? &sequence->next->previous : &queue->last) = sequence->previous;
     sequence->previous = sequence->next = NULL;
     queue->count--;
+}
+
+void sequence_queue_insert(struct sequence_queue *queue, struct sequence *sequence) {
+    struct sequence *before = queue->last;
+    while (before && before->priority > sequence->priority) before = before->previous;
+    if (!before) {
+        sequence_queue_push_front(queue, sequence);
+        return;
+    }
+    sequence->previous = before;
+    sequence->next = before->next;
+    *(before->next ? &before->next->previous : &queue->last) = sequence;
+    before->next = sequence;
+    queue->count++;
 }
 
 struct sequence *sequence_queue_pop_front(struct sequence_queue *queue) {

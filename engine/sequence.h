@@ -28,8 +28,15 @@ struct sequence {
     int32_t n_needed;          // waiting: free blocks without which it cannot start, 0: not asked yet
     struct block_hash missing; // the first of its blocks that was not published then
     struct step_part *part;    // in the newest step, while that is under way; NULL without one
+    int32_t seat;              // n: place n - 1 among the running, 0 while it waits
+    uint64_t seated;           // the table that was current when its seat on the device was written
     struct sampling_params sampling;
+    struct sampling_seat *adjusted; // owned, NULL: its logits are sampled as they are
+    int32_t *stop_tokens;           // [n_stop_tokens], owned
+    int32_t n_stop_tokens;
     bool ignore_eos;
+    int32_t priority;
+    int64_t deadline_ns; // 0: none
     int32_t n_scores;
     bool cancelled;
     engine_listener *listener;
@@ -42,7 +49,8 @@ struct sequence {
     struct sequence *previous, *next; // in the queue that holds it
 };
 
-/* Copies the request; tokens beyond max_model_len are cut from max_new_tokens. NULL: no memory. */
+/* Copies the request but for what is adjusted; tokens beyond max_model_len are cut from max_new_tokens. NULL: no
+ * memory. */
 struct sequence *sequence_create(const struct engine_request *request, int32_t max_model_len, int32_t block_size,
                                  struct error *err);
 void sequence_destroy(struct sequence *sequence);
@@ -54,6 +62,8 @@ struct sequence_queue {
 };
 void sequence_queue_push_back(struct sequence_queue *queue, struct sequence *sequence);
 void sequence_queue_push_front(struct sequence_queue *queue, struct sequence *sequence);
+/* Behind the last of its priority or of a lower number. */
+void sequence_queue_insert(struct sequence_queue *queue, struct sequence *sequence);
 void sequence_queue_remove(struct sequence_queue *queue, struct sequence *sequence);
 struct sequence *sequence_queue_pop_front(struct sequence_queue *queue); // NULL when empty
 

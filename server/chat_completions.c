@@ -8,6 +8,8 @@
 #include "server/openai_request.h"
 #include "server/server.h"
 
+#include <string.h>
+
 static const struct generation_format format = {
     .endpoint = "/v1/chat/completions",
     .id_prefix = "chatcmpl-",
@@ -21,7 +23,16 @@ static const struct generation_format format = {
     .chunk_first = "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}",
     .chunk_last = "\"delta\":{}",
     .logprobs = LOGPROBS_CHAT,
+    .prompt_ids_at_top = true,
 };
+
+/* An open turn: the model goes on with its content. */
+static void open_final_turn(struct string_builder *prompt) {
+    static const char closed[] = "<|im_end|>\n";
+    size_t length = sizeof closed - 1;
+    if (prompt->length < length || memcmp(prompt->data + prompt->length - length, closed, length) != 0) return;
+    prompt->length -= length;
+}
 
 /* The body's messages to token ids. */
 static bool encode(struct server *server, const struct openai_source *source, const struct openai_request *request,
@@ -29,9 +40,11 @@ static bool encode(struct server *server, const struct openai_source *source, co
     struct chat chat = {0};
     if (!chat_messages_read(source->body, source->length, &chat, err)) return false;
     chat.thinking = request->thinking;
+    if (request->no_generation_prompt || request->continues_final) chat.add_generation_prompt = false;
     struct string_builder prompt = {0};
-    bool ok = chat_template_render(&chat, &prompt, err) &&
-              tokenizer_encode(server->tokenizer, prompt.data, prompt.length, ids, err);
+    bool ok = chat_template_render(&chat, &prompt, err);
+    if (ok && request->continues_final) open_final_turn(&prompt);
+    ok = ok && tokenizer_encode(server->tokenizer, prompt.data, prompt.length, ids, err);
     string_builder_finish(&prompt);
     chat_finish(&chat);
     return ok;

@@ -14,8 +14,8 @@ void detokenizer_finish(struct detokenizer *detokenizer) {
 
 /* --- stop strings --- */
 
-/* Finds the stop string that ends first, at or after byte `from` of the end. */
-static bool find_stop(const struct stop_strings *stops, const struct string_builder *text, size_t from, size_t *start) {
+/* Finds the stop string that ends first, at byte `from` or after it, and where it cuts the text. */
+static bool find_stop(const struct stop_strings *stops, const struct string_builder *text, size_t from, size_t *cut) {
     for (size_t end = from; end <= text->length; ++end) {
         const struct stop_string *longest = NULL;
         for (int32_t i = 0; i < stops->count; ++i) {
@@ -24,7 +24,7 @@ static bool find_stop(const struct stop_strings *stops, const struct string_buil
             if (memcmp(text->data + end - stop->length, stop->data, stop->length) == 0) longest = stop;
         }
         if (longest != NULL) {
-            *start = end - longest->length;
+            *cut = stops->included ? end : end - longest->length;
             return true;
         }
     }

@@ -22,6 +22,7 @@ struct stop_strings {
         size_t length;
     } strings[STOP_MAX_STRINGS];
     int32_t count;
+    bool included; // the text ends with the stop string, not before it
 };
 void stop_strings_finish(struct stop_strings *stops);
 

@@ -18,11 +18,15 @@ struct choice {
     struct string_builder text;   // stream: what is not sent yet; otherwise all of it
     struct string_builder before; // stream: of every chunk of this choice, up to what it holds
     struct logprobs logprobs;     // stream: what is not sent yet; otherwise all of them
-    int32_t n_generated;          // tokens up to the end or the stop string
-    const char *finish_reason;    // NULL while it runs
-    bool begun;                   // its first chunk was written
-    bool ended;                   // its last chunk was written
-    struct engine_event last;     // valid with finish_reason
+    struct string_builder ids;    // return_token_ids: the same of the tokens' ids, "1,2,3"
+    struct string_builder prompt_ids;
+    int32_t n_prompt;
+    int32_t n_generated;       // tokens up to the end or the stop string
+    const char *finish_reason; // NULL while it runs
+    bool begun;                // its first chunk was written
+    bool gave_prompt;          // return_token_ids: a chunk had those of the prompt
+    bool ended;                // its last chunk was written
+    struct engine_event last;  // valid with finish_reason
 };
 
 struct generation {
@@ -45,11 +49,27 @@ struct generation {
 
 static bool is_end_token(const struct generation *generation, int32_t token) {
     const struct model_config *model = &engine_info(generation->server->engine)->model;
+    const struct token_list *stops = &generation->request.stop_tokens;
+    for (size_t i = 0; i < stops->count && !generation->request.stops.included; ++i) {
+        if (stops->ids[i] == token) return true;
+    }
     if (generation->request.ignore_eos) return false;
     for (int32_t i = 0; i < model->n_eos_ids; ++i) {
         if (model->eos_ids[i] == token) return true;
     }
     return false;
+}
+
+static const struct stop_strings no_stops;
+
+/* Stop strings count from the token after the first min_tokens on. */
+static void arm_stops(const struct generation *generation, struct choice *choice) {
+    bool armed = choice->n_generated >= generation->request.min_new_tokens;
+    choice->detokenizer.stops = armed ? &generation->request.stops : &no_stops;
+}
+
+static void write_id(struct string_builder *ids, int32_t id) {
+    json_write_format(ids, "%s%d", ids->length > 0 ? "," : "", (int)id);
 }
 
 /* Where a failure goes: the first one counts, later ones go nowhere. */
@@ -78,7 +98,9 @@ static void take_choice(struct generation *generation, int32_t index) {
     struct stream_delivery *delivery = &choice->delivery;
     stream_take(generation->stream, index, delivery);
     for (size_t i = 0; i < delivery->count && !choice->detokenizer.stopped; ++i) {
+        arm_stops(generation, choice);
         ++choice->n_generated;
+        if (generation->request.return_token_ids) write_id(&choice->ids, delivery->tokens[i]);
         if (generation->request.n_scores > 0)
             logprobs_add(&choice->logprobs, generation->format->logprobs, generation->server->tokenizer,
                          delivery->tokens[i], &delivery->scores[i]);
@@ -126,6 +148,14 @@ static void write_usage(const struct generation *generation, struct string_build
                       (long long)n_cached);
 }
 
+/* ,"name":[…] */
+static void write_ids(const char *name, const struct string_builder *ids, struct string_builder *out) {
+    json_write_format(out, ",\"%s\":[", name);
+    string_builder_append(out, ids->data, ids->length);
+    string_builder_append_text(out, "]");
+    if (ids->failure != ERR_NONE) out->failure = ids->failure;
+}
+
 static void respond_body(struct generation *generation, struct http_request *http) {
     const struct generation_format *format = generation->format;
     struct string_builder body = {0};
@@ -138,9 +168,17 @@ static void respond_body(struct generation *generation, struct http_request *htt
         string_builder_append_text(&body, format->body_after);
         string_builder_append_text(&body, ",\"logprobs\":");
         logprobs_write(&choice->logprobs, format->logprobs, &body);
-        json_write_format(&body, ",\"finish_reason\":\"%s\"}", choice->finish_reason);
+        json_write_format(&body, ",\"finish_reason\":\"%s\"", choice->finish_reason);
+        if (generation->request.return_token_ids) {
+            if (!format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, &body);
+            write_ids("token_ids", &choice->ids, &body);
+        }
+        string_builder_append_text(&body, "}");
     }
-    string_builder_append_text(&body, "],");
+    string_builder_append_text(&body, "]");
+    if (generation->request.return_token_ids && format->prompt_ids_at_top)
+        write_ids("prompt_token_ids", &generation->choices[0].prompt_ids, &body);
+    string_builder_append_text(&body, ",");
     write_usage(generation, &body);
     string_builder_append_text(&body, "}");
     openai_respond_json(http, &body);
@@ -151,24 +189,42 @@ static void append(struct string_builder *out, const struct string_builder *what
     if (what->failure != ERR_NONE) out->failure = what->failure;
 }
 
-/* logprobs NULL: the chunk carries none. */
-static void end_chunk(struct generation *generation, struct logprobs *logprobs, const char *finish_reason) {
+/* The chunk before the first token carries nothing of the tokens; with the first of all goes the prompt. */
+static void end_chunk(struct generation *generation, struct choice *choice, const char *finish_reason) {
+    const struct generation_format *format = generation->format;
+    const struct openai_request *request = &generation->request;
     struct string_builder *out = &generation->out;
+    bool gives_prompt = request->return_token_ids && !choice->gave_prompt;
     string_builder_append_text(out, ",\"logprobs\":");
-    logprobs_write(logprobs != NULL ? logprobs : &(struct logprobs){0}, generation->format->logprobs, out);
+    logprobs_write(choice->begun ? &choice->logprobs : &(struct logprobs){0}, format->logprobs, out);
     if (finish_reason == NULL) {
-        string_builder_append_text(out, ",\"finish_reason\":null}]");
+        string_builder_append_text(out, ",\"finish_reason\":null");
     } else {
-        json_write_format(out, ",\"finish_reason\":\"%s\"}]", finish_reason);
+        json_write_format(out, ",\"finish_reason\":\"%s\"", finish_reason);
     }
-    string_builder_append_text(out, generation->request.include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
+    if (gives_prompt && !format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, out);
+    if (request->return_token_ids && choice->begun) {
+        write_ids("token_ids", &choice->ids, out);
+        choice->ids.length = 0;
+    }
+    string_builder_append_text(out, "}]");
+    if (gives_prompt && format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, out);
+    choice->gave_prompt = true;
+    if (request->continuous_usage) {
+        json_write_format(out, ",\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d}",
+                          (int)choice->n_prompt, (int)choice->n_generated,
+                          (int)(choice->n_prompt + choice->n_generated));
+    } else if (request->include_usage) {
+        string_builder_append_text(out, ",\"usage\":null");
+    }
+    string_builder_append_text(out, "}\n\n");
 }
 
 /* A chunk of one choice that holds `content` as it stands. */
 static void write_chunk(struct generation *generation, int32_t index, const char *content, const char *finish_reason) {
     append(&generation->out, &generation->choices[index].before);
     string_builder_append_text(&generation->out, content);
-    end_chunk(generation, finish_reason != NULL ? &generation->choices[index].logprobs : NULL, finish_reason);
+    end_chunk(generation, &generation->choices[index], finish_reason);
 }
 
 static void write_choice(struct generation *generation, int32_t index) {
@@ -181,7 +237,7 @@ static void write_choice(struct generation *generation, int32_t index) {
         string_builder_append_text(&generation->out, format->chunk_before);
         json_write_string(&generation->out, choice->text.data, choice->text.length);
         string_builder_append_text(&generation->out, format->chunk_after);
-        end_chunk(generation, &choice->logprobs, NULL);
+        end_chunk(generation, choice, NULL);
         choice->text.length = 0;
     }
     if (choice->finish_reason == NULL) return;
@@ -273,6 +329,8 @@ static void destroy(struct generation *generation, const char *finish) {
         string_builder_finish(&choice->text);
         string_builder_finish(&choice->before);
         logprobs_finish(&choice->logprobs);
+        string_builder_finish(&choice->ids);
+        string_builder_finish(&choice->prompt_ids);
         free(choice->delivery.tokens);
         free(choice->delivery.scores);
     }
@@ -293,7 +351,6 @@ static const struct http_deferred deferred = {.advance = advance, .read = read_o
 
 /* Echo: the answer begins with the prompt, as it was given. */
 static void begin_with_prompt(struct generation *generation, const struct token_list *prompts) {
-    static const struct stop_strings no_stops;
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         const struct openai_prompt *given = &generation->request.prompts[i];
@@ -334,8 +391,11 @@ static struct generation *create(struct server *server, struct http_request *htt
     generation->n_choices = generation->n_unfinished = options->n_prompts;
     server_next_id(server, options->format->id_prefix, generation->id);
     for (int32_t i = 0; i < generation->n_choices; ++i) {
-        generation->choices[i].detokenizer =
-            (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
+        struct choice *choice = &generation->choices[i];
+        choice->detokenizer = (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
+        choice->n_prompt = (int32_t)options->prompts[i].count;
+        for (int32_t t = 0; generation->request.return_token_ids && t < choice->n_prompt; ++t)
+            write_id(&choice->prompt_ids, options->prompts[i].ids[t]);
     }
     if (generation->request.stream) prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
@@ -364,6 +424,12 @@ static bool submit_all(struct generation *generation, const struct token_list *p
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
             .n_scores = given->n_scores,
+            .adjustments = given->adjustments,
+            .min_new_tokens = given->min_new_tokens,
+            .stop_tokens = given->stop_tokens.ids,
+            .n_stop_tokens = (int32_t)given->stop_tokens.count,
+            .priority = given->priority,
+            .timeout_ms = given->timeout_ms,
         };
         // Choices with one given seed still differ: they continue different prompts.
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);

@@ -10,6 +10,7 @@
 #include "server/logprobs.h"
 #include "server/openai_request.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct http_request;
@@ -27,6 +28,7 @@ struct generation_format {
     const char *chunk_first;                // what the first chunk of a choice holds, NULL: there is none
     const char *chunk_last;                 // what the chunk with finish_reason holds
     enum logprobs_form logprobs;
+    bool prompt_ids_at_top; // prompt_token_ids stand beside the choices; otherwise in each
 };
 
 struct generation_options {

@@ -17,8 +17,9 @@ struct reading {
     int32_t max_completion_tokens;
     bool has_prompt;
     bool has_stream_options;
-    bool logprobs;        // chat
-    int32_t top_logprobs; // chat
+    bool has_generation_prompt; // asked for
+    bool logprobs;              // chat
+    int32_t top_logprobs;       // chat
 };
 
 /* One line of the table of fields. */
@@ -161,9 +162,111 @@ static bool add_stop(const struct field *field, struct json_text value, struct s
     return (stop->length > 0 && stop->length <= STOP_MAX_BYTES) || refuse(field, value, err);
 }
 
+static bool read_penalty(const struct field *field, struct json_text value, float *penalty, struct error *err) {
+    return real_in_range(field, value, penalty, err);
+}
+
+READER(read_presence_penalty) {
+    return read_penalty(field, value, &reading->request->adjustments.presence_penalty, err);
+}
+
+READER(read_frequency_penalty) {
+    return read_penalty(field, value, &reading->request->adjustments.frequency_penalty, err);
+}
+
+READER(read_repetition_penalty) {
+    return read_penalty(field, value, &reading->request->adjustments.repetition_penalty, err);
+}
+
+/* The id that a key of logit_bias names; -1: none. */
+static int32_t id_of_key(struct json_text key, int32_t vocab) {
+    struct string_builder text = {0};
+    json_text_decode(key, &text);
+    char *end = NULL;
+    errno = 0;
+    long id = text.length > 0 && text.data[0] >= '0' && text.data[0] <= '9' ? strtol(text.data, &end, 10) : -1;
+    bool whole = end != NULL && end == text.data + text.length && errno == 0 && id < vocab;
+    string_builder_finish(&text);
+    return whole ? (int32_t)id : -1;
+}
+
+READER(read_logit_bias) {
+    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
+    struct openai_request *request = reading->request;
+    struct token_bias *biases = calloc(SAMPLING_MAX_BIASES, sizeof *biases);
+    if (biases == NULL) return out_of_memory(err);
+    free((void *)(uintptr_t)request->adjustments.biases);
+    request->adjustments.biases = biases;
+    request->adjustments.n_biases = 0;
+    struct json_cursor cursor = {0};
+    struct json_text key, given;
+    while (json_text_next_member(value, &cursor, &key, &given)) {
+        struct token_bias bias = {.token = id_of_key(key, reading->source->vocab)};
+        if (bias.token < 0) {
+            return fail_param(err, ERR_INVALID, field->name,
+                              "a key of logit_bias must be a token id from 0 to %d, not %s",
+                              (int)reading->source->vocab - 1, excerpt_of(key).text);
+        }
+        if (!real_in_range(field, given, &bias.bias, err)) return false;
+        int32_t place = 0; // of a repeated key the last counts
+        while (place < request->adjustments.n_biases && biases[place].token != bias.token) ++place;
+        if (place == SAMPLING_MAX_BIASES) return refuse(field, value, err);
+        biases[place] = bias;
+        if (place == request->adjustments.n_biases) ++request->adjustments.n_biases;
+    }
+    return true;
+}
+
+READER(read_min_tokens) {
+    return integer_in_range(field, value, &reading->request->min_new_tokens, err);
+}
+
+READER(read_stop_token_ids) {
+    struct token_list *stops = &reading->request->stop_tokens;
+    if (json_text_kind(value) != JSON_ARRAY) return refuse(field, value, err);
+    stops->count = 0;
+    struct json_cursor cursor = {0};
+    struct json_text element;
+    while (json_text_next(value, &cursor, &element)) {
+        int64_t id;
+        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab || stops->count == 64)
+            return refuse(field, value, err);
+        if (!token_list_append(stops, &(int32_t){(int32_t)id}, 1, err)) return false;
+    }
+    return true;
+}
+
+READER(read_include_stop) {
+    return flag_of(field, value, &reading->request->stops.included, err);
+}
+
+READER(read_return_token_ids) {
+    return flag_of(field, value, &reading->request->return_token_ids, err);
+}
+
+READER(read_priority) {
+    return integer_in_range(field, value, &reading->request->priority, err);
+}
+
+READER(read_timeout) {
+    return integer_in_range(field, value, &reading->request->timeout_ms, err);
+}
+
+READER(read_generation_prompt) {
+    bool add = true;
+    if (!flag_of(field, value, &add, err)) return false;
+    reading->request->no_generation_prompt = !add;
+    reading->has_generation_prompt = add;
+    return true;
+}
+
+READER(read_continue_final) {
+    return flag_of(field, value, &reading->request->continues_final, err);
+}
+
 READER(read_stop) {
     struct stop_strings *stops = &reading->request->stops;
-    stop_strings_finish(stops);
+    stop_strings_finish(stops); // of a repeated key the last counts
     if (json_text_kind(value) != JSON_ARRAY) return add_stop(field, value, stops, err);
     struct json_cursor cursor = {0};
     struct json_text element;
@@ -181,10 +284,19 @@ READER(read_stream) {
 READER(read_stream_options) {
     if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
     reading->has_stream_options = true;
-    const struct field usage = {.name = "stream_options.include_usage", .allowed = "true or false"};
-    struct json_text include;
-    if (!json_text_find(value, "include_usage", &include) || json_text_kind(include) == JSON_NULL) return true;
-    return flag_of(&usage, include, &reading->request->include_usage, err);
+    static const struct {
+        struct field field;
+        const char *key;
+    } flags[] = {
+        {{.name = "stream_options.include_usage", .allowed = "true or false"}, "include_usage"},
+        {{.name = "stream_options.continuous_usage_stats", .allowed = "true or false"}, "continuous_usage_stats"}};
+    bool *targets[] = {&reading->request->include_usage, &reading->request->continuous_usage};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i) {
+        struct json_text flag;
+        if (!json_text_find(value, flags[i].key, &flag) || json_text_kind(flag) == JSON_NULL) continue;
+        if (!flag_of(&flags[i].field, flag, targets[i], err)) return false;
+    }
+    return true;
 }
 
 READER(read_ignore_eos) {
@@ -314,10 +426,23 @@ static const struct field fields[] = {
     {"top_p", BOTH, read_top_p, "a number above 0 and at most 1", FLT_MIN, 1},
     {"min_p", BOTH, read_min_p, "a number from 0 to 1", 0, 1},
     {"top_k", BOTH, read_top_k, "an integer: -1 or 0 for no limit, or from 1 to 2147483647", -1, INT32_MAX},
+    {"presence_penalty", BOTH, read_presence_penalty, "a number from -2 to 2", -2, 2},
+    {"frequency_penalty", BOTH, read_frequency_penalty, "a number from -2 to 2", -2, 2},
+    {"repetition_penalty", BOTH, read_repetition_penalty, "a number from 0.01 to 100", 0.01, 100},
+    {"logit_bias", BOTH, read_logit_bias, "an object of at most 1024 token ids, each with a number from -100 to 100",
+     -100, 100},
+    {"min_tokens", BOTH, read_min_tokens, "an integer from 0 to max_tokens", 0, INT32_MAX},
+    {"stop_token_ids", BOTH, read_stop_token_ids, "an array of at most 64 token ids of the model", 0, 0},
+    {"include_stop_str_in_output", BOTH, read_include_stop, "true or false", 0, 0},
+    {"return_token_ids", BOTH, read_return_token_ids, "true or false", 0, 0},
+    {"priority", BOTH, read_priority, "an integer of 32 bits; the lowest is served first", INT32_MIN, INT32_MAX},
+    {"timeout_ms", BOTH, read_timeout, "an integer from 1 to 2147483647", 1, INT32_MAX},
+    {"add_generation_prompt", OPENAI_CHAT, read_generation_prompt, "true or false", 0, 0},
+    {"continue_final_message", OPENAI_CHAT, read_continue_final, "true or false", 0, 0},
     {"seed", BOTH, read_seed, "an integer of 64 bits", 0, 0},
     {"stop", BOTH, read_stop, "a string or an array of at most 16 strings, each of 1 to 1024 bytes", 0, 0},
     {"stream", BOTH, read_stream, "true or false", 0, 0},
-    {"stream_options", BOTH, read_stream_options, "an object with include_usage", 0, 0},
+    {"stream_options", BOTH, read_stream_options, "an object with include_usage and continuous_usage_stats", 0, 0},
     {"ignore_eos", BOTH, read_ignore_eos, "true or false", 0, 0},
     {"logprobs", OPENAI_CHAT, read_logprobs, "true or false", 0, 0},
     {"top_logprobs", OPENAI_CHAT, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
@@ -336,15 +461,8 @@ static const struct unserved {
     {"best_of", {"1"}},
     {"suffix", {"\"\""}},
     {"prompt_logprobs", {"false"}},
-    {"logit_bias", {"{}"}},
-    {"presence_penalty", {"0", "0.0"}},
-    {"frequency_penalty", {"0", "0.0"}},
-    {"repetition_penalty", {"1", "1.0"}},
     {"length_penalty", {"1", "1.0"}},
     {"use_beam_search", {"false"}},
-    {"min_tokens", {"0"}},
-    {"stop_token_ids", {"[]"}},
-    {"include_stop_str_in_output", {"false"}},
     {"skip_special_tokens", {"true"}},
     {"response_format", {"{\"type\": \"text\"}"}},
     {"tool_choice", {"\"auto\"", "\"none\""}},
@@ -357,8 +475,6 @@ static const struct unserved {
     {"guided_grammar", {NULL}},
     {"modalities", {"[\"text\"]"}},
     {"audio", {NULL}},
-    {"add_generation_prompt", {"true"}},
-    {"continue_final_message", {"false"}},
     {"chat_template", {NULL}},
     {"truncate_prompt_tokens", {NULL}},
 };
@@ -414,6 +530,14 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     if (reading.has_stream_options && !request->stream) {
         return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");
     }
+    if (request->continuous_usage && !request->include_usage) {
+        return fail_param(err, ERR_INVALID, "stream_options.continuous_usage_stats",
+                          "continuous_usage_stats is allowed only with include_usage true");
+    }
+    if (request->continues_final && reading.has_generation_prompt) {
+        return fail_param(err, ERR_INVALID, "continue_final_message",
+                          "continue_final_message is not allowed together with add_generation_prompt true");
+    }
     if (reading.top_logprobs > 0 && !reading.logprobs) {
         return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with logprobs true");
     }
@@ -422,6 +546,10 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     }
     if (reading.logprobs) request->n_scores = 1 + reading.top_logprobs;
     request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;
+    if (request->max_new_tokens > 0 && request->min_new_tokens > request->max_new_tokens) {
+        return fail_param(err, ERR_INVALID, "min_tokens", "min_tokens is %d; allowed are 0 to the %d of max_tokens",
+                          (int)request->min_new_tokens, (int)request->max_new_tokens);
+    }
     return true;
 }
 
@@ -429,5 +557,8 @@ void openai_request_finish(struct openai_request *request) {
     free(request->model);
     request->model = NULL;
     stop_strings_finish(&request->stops);
+    token_list_finish(&request->stop_tokens);
+    free((void *)(uintptr_t)request->adjustments.biases);
+    request->adjustments = (struct sampling_adjustments){0};
     clear_prompts(request);
 }

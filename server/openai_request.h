@@ -34,6 +34,15 @@ struct openai_request {
     struct stop_strings stops;
     bool stream;
     bool include_usage;
+    bool continuous_usage; // in every chunk
+    bool return_token_ids;
+    struct sampling_adjustments adjustments; // its biases are owned
+    int32_t min_new_tokens;
+    struct token_list stop_tokens; // owned
+    int32_t priority;
+    int32_t timeout_ms;        // 0: none
+    bool continues_final;      // chat: the last message is not closed
+    bool no_generation_prompt; // chat: the assistant's turn is not opened
     bool ignore_eos;
     int32_t n_scores;              // 0: no logprobs; n: of each token and of the n - 1 likeliest
     enum chat_thinking thinking;   // chat

@@ -40,12 +40,24 @@ class Errors(ServerTest):
             ("ignore_eos", ("no", 0), flag),
             ("stop", (1, "", ["a", ""], ["a", 1], ["x"] * 17, "y" * 1025, {"a": 1}), "at most 16 strings"),
             ("stream_options", (True, [], "usage"), "include_usage"),
+            ("presence_penalty", (-2.1, 3, "1", True), "a number from -2 to 2"),
+            ("frequency_penalty", (-2.1, 1e400, []), "a number from -2 to 2"),
+            ("repetition_penalty", (0, -1, 101, "1"), "a number from 0.01 to 100"),
+            ("logit_bias", ([], 1, {"3": 101}, {"3": "x"}, {str(i): 1 for i in range(1025)}), "at most 1024 token ids"),
+            ("min_tokens", (-1, 1.5, "1"), "an integer from 0 to max_tokens"),
+            ("stop_token_ids", (1, [-1], [10**6], ["a"], [1] * 65), "at most 64 token ids"),
+            ("priority", (2**31, "high"), "an integer of 32 bits"),
+            ("timeout_ms", (0, -5, "1 s"), "an integer from 1 to 2147483647"),
             ("model", (1, ["demo"]), "a string"),
         ):
             for value in values:
                 body = json.dumps({field: value, "prompt": "Hi"}).replace("Infinity", "1e400")
                 self.refused(400, PLAIN, body, f"{field} must be ", allowed, param=field)
         self.refused(400, PLAIN, {"prompt": "Hi", "echo": "yes"}, flag, param="echo")
+        self.refused(400, PLAIN, {"prompt": "Hi", "logit_bias": {"1000000": 1}}, "a token id from 0 to ", param="logit_bias")
+        self.refused(400, PLAIN, {"prompt": "Hi", "min_tokens": 17}, "0 to the 16 of max_tokens", param="min_tokens")
+        self.refused(400, PLAIN, {"prompt": "Hi", "min_tokens": 9, "max_tokens": 8}, "0 to the 8 of max_tokens",
+                     param="min_tokens")
         self.refused(400, PLAIN, {"prompt": "Hi", "logprobs": 21}, "an integer from 0 to 20", param="logprobs")
         self.refused(400, CHAT, {"messages": HELLO, "logprobs": 1}, flag, param="logprobs")
         self.refused(400, CHAT, {"messages": HELLO, "top_logprobs": 1}, "only with logprobs true", param="top_logprobs")
@@ -60,11 +72,9 @@ class Errors(ServerTest):
             self.refused(400, CHAT, {"messages": HELLO, "chat_template_kwargs": kwargs}, param=param)
 
     def test_what_is_not_served_is_refused(self):
-        for field, value in (("n", 2), ("best_of", 3),
-                             ("presence_penalty", 0.5), ("frequency_penalty", -1), ("repetition_penalty", 1.2),
-                             ("logit_bias", {"50256": -100}), ("response_format", {"type": "json_object"}),
+        for field, value in (("n", 2), ("best_of", 3), ("response_format", {"type": "json_object"}),
                              ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-                             ("suffix", "end"), ("guided_json", {}), ("stop_token_ids", [1]), ("min_tokens", 3)):
+                             ("suffix", "end"), ("guided_json", {})):
             for path, body in ((CHAT, {"messages": HELLO}), (PLAIN, {"prompt": "Hi"})):
                 self.refused(400, path, {**body, field: value}, f"{field} is not supported", param=field)
         self.refused(400, CHAT, {"messages": HELLO, "n": 2}, "n is not supported beyond 1, not 2", param="n")

@@ -211,6 +211,10 @@ static void guard_context(struct rig *rig) {
     guard(rig, &scratch->activated, rows * (size_t)rig->shape.intermediate * act);
     guard(rig, (void **)&scratch->logits, seqs * (size_t)rig->shape.vocab * sizeof(float));
     guard(rig, (void **)&scratch->sampled, seqs * sizeof(int32_t));
+    guard(rig, (void **)&scratch->adjusted, seqs * (size_t)rig->shape.vocab * sizeof(float));
+    guard(rig, (void **)&ctx->sampling.seats, seqs * sizeof(struct sampling_seat));
+    guard(rig, (void **)&ctx->sampling.counts, seqs * (size_t)rig->shape.vocab * sizeof(uint16_t));
+    guard(rig, (void **)&ctx->sampling.masks, seqs * (size_t)sampling_mask_words(rig->shape.vocab) * sizeof(uint32_t));
     guard(rig, (void **)&scratch->scores, seqs * sizeof(struct token_scores));
     guard(rig, &scratch->workspace, scratch->workspace_bytes);
     guard(rig, &ctx->kv.data, ctx->kv.bytes);
@@ -315,6 +319,7 @@ void rig_destroy(struct rig *rig) {
         ops->free(rig->target->device, guarded->base);
     }
     rig->ctx->scratch = rig->original.scratch;
+    rig->ctx->sampling = rig->original.sampling;
     rig->ctx->kv = rig->original.kv;
     context_destroy(rig->ctx);
     ops->free(rig->target->device, rig->weights.data);
@@ -388,7 +393,9 @@ void rig_prepare_step(struct rig *rig, const struct rig_sequence *seqs, int32_t 
                                            .n_blocks = n_blocks,
                                            .sample = seq->sample,
                                            .sampling = seq->sampling,
-                                           .n_scores = seq->n_scores};
+                                           .n_scores = seq->n_scores,
+                                           .seat = seq->seat,
+                                           .mask = seq->mask};
         used += n_blocks;
     }
     rig_must(context_prepare(rig->ctx, batch, n_seqs, &err), &err);

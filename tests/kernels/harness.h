@@ -59,7 +59,7 @@ struct guarded {
     size_t bytes;
 };
 
-#define MAX_GUARDED 12
+#define MAX_GUARDED 16
 
 struct rig {
     const struct target *target;
@@ -84,8 +84,10 @@ struct rig_sequence {
     int32_t n_rows;
     bool sample;
     struct sampling_params sampling;
-    int32_t n_scores; // as in struct sample_row
-    int32_t place;    // 0: any free blocks; n: the n-th max_blocks blocks of the shuffled pool, step after step
+    int32_t n_scores; // this and the next two as in struct sample_row
+    int32_t seat;
+    int32_t mask;
+    int32_t place; // 0: any free blocks; n: the n-th max_blocks blocks of the shuffled pool, step after step
 };
 
 /* Prepares a step. Blocks are drawn at random from the pool; the cache holds the keys and values of positions

@@ -11,7 +11,7 @@
 
 /* Something to do later. */
 struct command {
-    enum { COPY, EMBED, SAMPLE, SCORE } kind;
+    enum { COPY, EMBED, ADJUST, SAMPLE, COUNT, SCORE } kind;
     void *to;
     const void *from;
     size_t bytes;
@@ -38,6 +38,10 @@ int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens) {
     for (int32_t i = 0; i < n_tokens; ++i) hash = (hash ^ (uint32_t)tokens[i]) * 1099511628211u;
     hash ^= hash >> 29;
     return hash >> 32 & 31 ? (int32_t)(hash % HASH_VOCAB) : 0;
+}
+
+int32_t hash_adjusted_token(const int32_t *tokens, int32_t n_tokens) {
+    return hash_next_token(tokens, n_tokens) ^ 1;
 }
 
 struct token_scores hash_scores(int32_t token, int32_t n_scores) {
@@ -92,6 +96,35 @@ static void run_embed(const struct context *ctx) {
     }
 }
 
+/* A count of every token that the row sees, and of no other. */
+static void check_counts(const struct context *ctx, int32_t seat, const int32_t *seen, int32_t n_seen) {
+    const struct sampling_seat *of = &ctx->sampling.seats[seat - 1];
+    int32_t n_prompt = (int32_t)(of->frequency_penalty * 1000 + 0.5f);
+    uint16_t expected[HASH_VOCAB] = {0};
+    for (int32_t i = 0; i < n_seen; ++i) {
+        if (i < n_prompt)
+            expected[seen[i]] |= SAMPLING_IN_PROMPT;
+        else
+            expected[seen[i]]++;
+    }
+    assert(of->has_penalties && n_prompt > 0);
+    assert(memcmp(ctx->sampling.counts + (size_t)(seat - 1) * HASH_VOCAB, expected, sizeof expected) == 0);
+}
+
+static void run_adjust(const struct context *ctx) {
+    for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
+        float *adjusted = ctx->scratch.adjusted + (size_t)i * HASH_VOCAB;
+        adjusted[0] = ctx->batch.samples[i].seat > 0 ? 1 : 0; // run_sample takes it back
+    }
+}
+
+static void run_count(const struct context *ctx) {
+    for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
+        int32_t seat = ctx->batch.samples[i].seat, token = ctx->scratch.sampled[i];
+        if (seat > 0 && token >= 0) ctx->sampling.counts[(size_t)(seat - 1) * HASH_VOCAB + (size_t)token]++;
+    }
+}
+
 /* The tokens that a row sees, read back through its sequence's block table. */
 static bool run_sample(const struct context *ctx, struct error *err) {
     const struct batch *batch = &ctx->batch;
@@ -113,6 +146,12 @@ static bool run_sample(const struct context *ctx, struct error *err) {
         for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
         ctx->scratch.sampled[i] =
             n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
+        if (batch->n_adjusted == 0 || batch->samples[i].seat == 0 || ctx->scratch.sampled[i] < 0) continue;
+        float *adjusted = ctx->scratch.adjusted + (size_t)i * HASH_VOCAB;
+        assert(adjusted[0] == 1);
+        adjusted[0] = 0;
+        check_counts(ctx, batch->samples[i].seat, seen, n_seen);
+        ctx->scratch.sampled[i] = hash_adjusted_token(seen, n_seen);
     }
     return true;
 }
@@ -133,6 +172,10 @@ static bool run_until(struct device *device, uint64_t end, struct error *err) {
             memcpy(command->to, command->from, command->bytes);
         else if (command->kind == EMBED)
             run_embed(&command->ctx);
+        else if (command->kind == ADJUST)
+            run_adjust(&command->ctx);
+        else if (command->kind == COUNT)
+            run_count(&command->ctx);
         else if (command->kind == SCORE)
             run_score(&command->ctx);
         else
@@ -231,6 +274,13 @@ static bool sample(const struct context *ctx, struct error *err) {
     return call(ctx->device, &command, err);
 }
 
+static bool adjust(const struct context *ctx, struct error *err) {
+    assert(!ctx->device->recording && ctx->batch.n_adjusted > 0);
+    return call(ctx->device, &(struct command){.kind = ADJUST, .ctx = *ctx}, err);
+}
+static bool count(const struct context *ctx, struct error *err) {
+    return call(ctx->device, &(struct command){.kind = COUNT, .ctx = *ctx}, err);
+}
 static bool score(const struct context *ctx, struct error *err) {
     assert(!ctx->device->recording && ctx->batch.n_scored > 0);
     return call(ctx->device, &(struct command){.kind = SCORE, .ctx = *ctx}, err);
@@ -284,7 +334,7 @@ static bool replay(const struct context *ctx, bool *replayed, struct error *err)
     .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                          \
     .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes, .embed = embed, .rmsnorm_qkv = layer_op,       \
     .paged_attention = paged_attention, .attention_output = layer_op, .mlp = layer_op, .lm_head = lm_head,             \
-    .sample = sample, .score = score
+    .adjust = adjust, .sample = sample, .count = count, .score = score
 
 #define HASH_RECORDINGS                                                                                                \
     .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \

@@ -14,6 +14,10 @@
 /* What the model answers after these tokens. */
 int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
 
+/* The same where the row is adjusted. The sequence's frequency_penalty tells the length of its prompt, in thousandths,
+ * and the device checks the counts of its seat by that. */
+int32_t hash_adjusted_token(const int32_t *tokens, int32_t n_tokens);
+
 /* The scores that the model gives a token. */
 struct token_scores hash_scores(int32_t token, int32_t n_scores);
 

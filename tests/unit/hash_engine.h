@@ -21,6 +21,7 @@ struct heard {
     int32_t n_tokens;
     bool wrong_scores; // not those of the token, or none where n_scores asks for some
     int32_t n_scores;  // asked for
+    bool adjusted;     // its request has a penalty
     bool finished;
     bool heard_late; // an event after the last
     struct engine_event end;
@@ -114,28 +115,40 @@ static inline bool submit(struct engine *engine, struct heard *heard, const int3
                                      .max_new_tokens = n_new,
                                      .ignore_eos = ignore_eos,
                                      .n_scores = heard->n_scores,
+                                     .adjustments = {.frequency_penalty = heard->adjusted ? (float)n_prompt / 1000 : 0},
                                      .listener = listen,
                                      .user = heard};
     return engine_submit(engine, &request, id ? id : &unused, err);
 }
 
 /* The tokens that the hash model gives after this prompt, computed without an engine. */
-static inline int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, int32_t n_new, bool ignore_eos,
-                                      int32_t *out) {
+static inline int32_t expected_from(int32_t (*next_token)(const int32_t *, int32_t), const int32_t *prompt,
+                                    int32_t n_prompt, int32_t n_new, bool ignore_eos, int32_t *out) {
     int32_t all[MAX_TOKENS * 2], n = n_prompt;
     memcpy(all, prompt, (size_t)n_prompt * sizeof *prompt);
     while (n < n_prompt + n_new) {
-        all[n] = hash_next_token(all, n);
+        all[n] = next_token(all, n);
         if (all[n++] == 0 && !ignore_eos) break;
     }
     memcpy(out, all + n_prompt, (size_t)(n - n_prompt) * sizeof *out);
     return n - n_prompt;
 }
 
+static inline int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, int32_t n_new, bool ignore_eos,
+                                      int32_t *out) {
+    return expected_from(hash_next_token, prompt, n_prompt, n_new, ignore_eos, out);
+}
+
+static inline int32_t expected_of(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
+                                  bool ignore_eos, int32_t *out) {
+    return expected_from(heard->adjusted ? hash_adjusted_token : hash_next_token, prompt, n_prompt, n_new, ignore_eos,
+                         out);
+}
+
 static inline void assert_answer(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
                                  bool ignore_eos) {
     int32_t expected[MAX_TOKENS];
-    int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
+    int32_t n = expected_of(heard, prompt, n_prompt, n_new, ignore_eos, expected);
     assert_false(heard->heard_late || heard->wrong_scores);
     assert_int_equal(heard->n_tokens, n);
     assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
@@ -157,7 +170,7 @@ static inline void assert_all_blocks_free(struct engine *engine) {
 static inline void assert_beginning(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
                                     bool ignore_eos) {
     int32_t expected[MAX_TOKENS];
-    int32_t n = expected_tokens(prompt, n_prompt, n_new, ignore_eos, expected);
+    int32_t n = expected_of(heard, prompt, n_prompt, n_new, ignore_eos, expected);
     assert_false(heard->heard_late);
     assert_int_equal(heard->end.reason, FINISH_CANCELLED);
     assert_int_equal(heard->end.n_generated, heard->n_tokens);
@@ -182,6 +195,7 @@ static inline void run_mixed_load(struct engine *engine, int32_t n_requests, uin
         for (int32_t t = 0; t < n_prompt[i]; ++t) prompts[i][t] = t < shared ? t + 1 : 1 + (t * 7 + i * 13) % 999;
         heard_init(&heard[i]);
         heard[i].n_scores = i % 5 == 0 ? i % 22 : 0;
+        heard[i].adjusted = i % 3 == 0;
         assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, &ids[i], NULL));
         if (i >= CANCEL_AFTER && (i - CANCEL_AFTER) % CANCEL_EVERY == 0) engine_cancel(engine, ids[i - CANCEL_AFTER]);
     }

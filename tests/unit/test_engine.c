@@ -124,6 +124,108 @@ static void scores_come_with_their_tokens(void **state) {
     engine_destroy(engine);
 }
 
+/* More of them than are seated in one step without waiting. */
+static void counts_stay_right_while_others_come_and_go(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    struct heard heard[30];
+    int32_t prompts[30][4];
+    for (int32_t i = 0; i < 30; ++i) {
+        for (int32_t t = 0; t < 4; ++t) prompts[i][t] = 1 + i + t % 3;
+        heard_init(&heard[i]);
+        heard[i].adjusted = i % 7 != 3;
+        assert_true(submit(engine, &heard[i], prompts[i], 4, 3 + i % 5 * 12, true, NULL, NULL));
+    }
+    for (int32_t i = 0; i < 30; ++i) {
+        wait_finished(&heard[i]);
+        assert_answer(&heard[i], prompts[i], 4, 3 + i % 5 * 12, true);
+    }
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+static bool submit_request(struct engine *engine, struct heard *heard, struct engine_request request,
+                           struct error *err) {
+    static const int32_t prompt[] = {5, 6, 7};
+    uint64_t unused;
+    heard_init(heard);
+    request.prompt = prompt;
+    request.n_prompt = 3;
+    request.listener = listen;
+    request.user = heard;
+    return engine_submit(engine, &request, &unused, err);
+}
+
+static void ends_at_a_stop_token(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    const int32_t prompt[] = {5, 6, 7};
+    int32_t expected[20];
+    expected_tokens(prompt, 3, 20, true, expected);
+    const int32_t stops[] = {HASH_VOCAB - 1, expected[9]};
+    struct heard heard;
+    assert_true(submit_request(
+        engine, &heard,
+        (struct engine_request){.max_new_tokens = 20, .ignore_eos = true, .stop_tokens = stops, .n_stop_tokens = 2},
+        NULL));
+    wait_finished(&heard);
+    assert_int_equal(heard.end.reason, FINISH_STOP);
+    assert_int_equal(heard.n_tokens, 10);
+    assert_memory_equal(heard.tokens, expected, 10 * sizeof *expected);
+    engine_destroy(engine);
+}
+
+static void a_time_limit_ends_with_what_there_is(void **state) {
+    struct hash_faults faults = {.step_us = 2000};
+    struct engine *engine = start_engine(state, default_options(), &faults);
+    struct heard limited, other;
+    assert_true(
+        submit_request(engine, &other, (struct engine_request){.max_new_tokens = 60, .ignore_eos = true}, NULL));
+    assert_true(submit_request(
+        engine, &limited, (struct engine_request){.max_new_tokens = 200, .ignore_eos = true, .timeout_ms = 50}, NULL));
+    wait_finished(&limited);
+    wait_finished(&other);
+    assert_int_equal(limited.end.reason, FINISH_LENGTH);
+    assert_true(limited.n_tokens > 0 && limited.n_tokens <= 30);
+    assert_true(limited.end.total_ns >= 50000000);
+    assert_int_equal(limited.end.n_generated, limited.n_tokens);
+    assert_int_equal(other.n_tokens, 60);
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+static void refuses_adjustments_out_of_range(void **state) {
+    static const struct token_bias wrong_token = {HASH_VOCAB, 1}, wrong_bias = {3, 101}, no_number = {3, NAN};
+    static const int32_t wrong_stop = -1;
+    static const struct {
+        struct engine_request request;
+        const char *param;
+    } rows[] = {
+        {{.adjustments = {.presence_penalty = 2.5f}}, "presence_penalty"},
+        {{.adjustments = {.frequency_penalty = NAN}}, "frequency_penalty"},
+        {{.adjustments = {.repetition_penalty = -1}}, "repetition_penalty"},
+        {{.adjustments = {.repetition_penalty = INFINITY}}, "repetition_penalty"},
+        {{.adjustments = {.biases = &wrong_token, .n_biases = 1}}, "logit_bias"},
+        {{.adjustments = {.biases = &wrong_bias, .n_biases = 1}}, "logit_bias"},
+        {{.adjustments = {.biases = &no_number, .n_biases = 1}}, "logit_bias"},
+        {{.adjustments = {.n_biases = SAMPLING_MAX_BIASES + 1}}, "logit_bias"},
+        {{.stop_tokens = &wrong_stop, .n_stop_tokens = 1}, "stop_token_ids"},
+        {{.n_stop_tokens = ENGINE_MAX_STOP_TOKENS + 1}, "stop_token_ids"},
+        {{.min_new_tokens = 3}, "min_tokens"},
+        {{.min_new_tokens = -1}, "min_tokens"},
+        {{.timeout_ms = -1}, "timeout_ms"},
+    };
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct engine_request request = rows[i].request;
+        struct heard heard;
+        struct error err = {0};
+        request.max_new_tokens = 2;
+        assert_false(submit_request(engine, &heard, request, &err));
+        assert_int_equal(err.code, ERR_INVALID);
+        assert_string_equal(err.param, rows[i].param);
+    }
+    engine_destroy(engine);
+}
+
 static void refuses_bad_requests_with_numbers(void **state) {
     struct engine_options options = default_options();
     options.max_model_len = 20;
@@ -366,6 +468,10 @@ int main(void) {
         ON_EVERY_DEVICE(a_small_pool_preempts_and_changes_nothing),
         ON_EVERY_DEVICE(finds_a_cached_prefix),
         ON_EVERY_DEVICE(scores_come_with_their_tokens),
+        ON_EVERY_DEVICE(counts_stay_right_while_others_come_and_go),
+        ON_EVERY_DEVICE(ends_at_a_stop_token),
+        ON_EVERY_DEVICE(a_time_limit_ends_with_what_there_is),
+        ON_EVERY_DEVICE(refuses_adjustments_out_of_range),
         ON_EVERY_DEVICE(refuses_bad_requests_with_numbers),
         ON_EVERY_DEVICE(refuses_sampling_out_of_range),
         ON_EVERY_DEVICE(a_request_counts_as_running_in_its_first_step),

@@ -166,6 +166,67 @@ static void test_refusals(void **state) {
            "top_k", "\xF0\x9F\x9A\x80…");
 }
 
+static void test_adjustments(void **state) {
+    (void)state;
+    struct openai_request request = accept(
+        OPENAI_CHAT, "{\"presence_penalty\": -2, \"frequency_penalty\": 0.5, \"repetition_penalty\": 1.1,"
+                     "\"logit_bias\": {\"7\": 1.5, \"0\": -100, \"7\": 2}, \"min_tokens\": 4, \"max_tokens\": 4,"
+                     "\"stop_token_ids\": [999, 3], \"include_stop_str_in_output\": true, \"return_token_ids\": true,"
+                     "\"priority\": -3, \"timeout_ms\": 1500, \"add_generation_prompt\": false,"
+                     "\"continue_final_message\": true, \"stream\": true,"
+                     "\"stream_options\": {\"include_usage\": true, \"continuous_usage_stats\": true}}");
+    const struct sampling_adjustments *adjustments = &request.adjustments;
+    assert_float_equal(adjustments->presence_penalty, -2, 0);
+    assert_float_equal(adjustments->frequency_penalty, 0.5f, 0);
+    assert_float_equal(adjustments->repetition_penalty, 1.1f, 0);
+    assert_int_equal(adjustments->n_biases, 2);
+    assert_int_equal(adjustments->biases[0].token, 7);
+    assert_float_equal(adjustments->biases[0].bias, 2, 0);
+    assert_int_equal(adjustments->biases[1].token, 0);
+    assert_int_equal(request.min_new_tokens, 4);
+    assert_int_equal(request.stop_tokens.count, 2);
+    assert_int_equal(request.stop_tokens.ids[0], 999);
+    assert_true(request.stops.included && request.return_token_ids && request.continuous_usage);
+    assert_int_equal(request.priority, -3);
+    assert_int_equal(request.timeout_ms, 1500);
+    assert_true(request.no_generation_prompt && request.continues_final);
+    openai_request_finish(&request);
+    request = accept(OPENAI_CHAT, "{\"presence_penalty\": 0, \"repetition_penalty\": 1.0, \"logit_bias\": {},"
+                                  "\"stop_token_ids\": [], \"min_tokens\": 0, \"add_generation_prompt\": true}");
+    assert_false(request.no_generation_prompt || request.adjustments.n_biases > 0);
+    openai_request_finish(&request);
+
+    static const struct {
+        const char *body, *param, *part;
+    } refused[] = {
+        {"{\"presence_penalty\": 2.1}", "presence_penalty", "a number from -2 to 2, not 2.1"},
+        {"{\"frequency_penalty\": \"1\"}", "frequency_penalty", "a number from -2 to 2"},
+        {"{\"repetition_penalty\": 0}", "repetition_penalty", "a number from 0.01 to 100, not 0"},
+        {"{\"logit_bias\": [1]}", "logit_bias", "an object of at most 1024 token ids"},
+        {"{\"logit_bias\": {\"1000\": 1}}", "logit_bias", "a token id from 0 to 999, not \"1000\""},
+        {"{\"logit_bias\": {\"-1\": 1}}", "logit_bias", "not \"-1\""},
+        {"{\"logit_bias\": {\"1x\": 1}}", "logit_bias", "not \"1x\""},
+        {"{\"logit_bias\": {\"\": 1}}", "logit_bias", "not \"\""},
+        {"{\"logit_bias\": {\"99999999999999999999\": 1}}", "logit_bias", "a token id from 0 to 999"},
+        {"{\"logit_bias\": {\"1\": 101}}", "logit_bias", "from -100 to 100, not 101"},
+        {"{\"min_tokens\": -1}", "min_tokens", "an integer from 0"},
+        {"{\"min_tokens\": 5, \"max_tokens\": 4}", "min_tokens", "allowed are 0 to the 4 of max_tokens"},
+        {"{\"stop_token_ids\": [1000]}", "stop_token_ids", "at most 64 token ids of the model, not [1000]"},
+        {"{\"stop_token_ids\": 1}", "stop_token_ids", "an array"},
+        {"{\"include_stop_str_in_output\": 1}", "include_stop_str_in_output", "true or false"},
+        {"{\"priority\": 1.5}", "priority", "an integer of 32 bits"},
+        {"{\"timeout_ms\": 0}", "timeout_ms", "an integer from 1"},
+        {"{\"add_generation_prompt\": true, \"continue_final_message\": true}", "continue_final_message",
+         "not allowed together"},
+        {"{\"stream\": true, \"stream_options\": {\"continuous_usage_stats\": true}}",
+         "stream_options.continuous_usage_stats", "only with include_usage true"},
+        {"{\"stream\": true, \"stream_options\": {\"continuous_usage_stats\": 1}}",
+         "stream_options.continuous_usage_stats", "true or false, not 1"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; ++i)
+        refuse(OPENAI_CHAT, refused[i].body, refused[i].param, refused[i].part);
+}
+
 static void test_logprobs(void **state) {
     (void)state;
     const struct {
@@ -232,6 +293,7 @@ int main(void) {
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_adjustments),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_tiny_temperature_is_greedy),
         cmocka_unit_test(test_error_bodies),

@@ -304,6 +304,49 @@ static void a_blocked_request_starts_when_others_publish_its_prefix(void **state
     end(&bench, s, 2);
 }
 
+static void the_lowest_number_waits_least(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 64, 1, 16);
+    static const int32_t priorities[] = {0, 5, -1, 5, 0, -1}, order[] = {2, 5, 0, 4, 1, 3};
+    struct sequence *s[6];
+    int32_t prompt[] = {1, 2, 3};
+    for (int32_t i = 0; i < 6; ++i) {
+        struct engine_request request = {
+            .prompt = prompt, .n_prompt = 3, .max_new_tokens = 4, .priority = priorities[i], .listener = unheard};
+        s[i] = sequence_create(&request, MAX_LEN, BLOCK_SIZE, NULL);
+        scheduler_add(&bench.scheduler, s[i]);
+    }
+    for (int32_t i = 0; i < 6; ++i) {
+        const struct step *step = scheduler_plan(&bench.scheduler);
+        assert_int_equal(step->n_parts, 1);
+        assert_ptr_equal(step->parts[0].sequence, s[order[i]]);
+        run(&bench, step);
+        scheduler_remove(&bench.scheduler, s[order[i]]);
+        sequence_destroy(s[order[i]]);
+    }
+    end(&bench, s, 0);
+}
+
+static void a_seat_is_held_while_it_runs(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 64, 2, 16);
+    struct sequence *s[] = {add(&bench, 3, 1), add(&bench, 3, 10), add(&bench, 3, 20)};
+    run(&bench, scheduler_plan(&bench.scheduler));
+    assert_in_range(s[0]->seat, 1, 2);
+    assert_in_range(s[1]->seat, 1, 2);
+    assert_int_not_equal(s[0]->seat, s[1]->seat);
+    assert_int_equal(s[2]->seat, 0);
+    int32_t freed = s[0]->seat;
+    scheduler_remove(&bench.scheduler, s[0]);
+    assert_int_equal(s[0]->seat, 0);
+    run(&bench, scheduler_plan(&bench.scheduler));
+    assert_int_equal(s[2]->seat, freed);
+    sequence_destroy(s[0]);
+    end(&bench, s + 1, 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts_are_cut_into_chunks_beside_decode),
@@ -317,6 +360,8 @@ int main(void) {
         cmocka_unit_test(who_is_preempted_under_way_keeps_its_token),
         cmocka_unit_test(blocks_are_found_as_soon_as_their_tokens_are_known),
         cmocka_unit_test(a_blocked_request_starts_when_others_publish_its_prefix),
+        cmocka_unit_test(the_lowest_number_waits_least),
+        cmocka_unit_test(a_seat_is_held_while_it_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,6 +138,22 @@ static void test_defaults_and_parameters_reach_the_engine(void **state) {
     assert_true(last.sampling.seed == UINT64_MAX && first_seed != UINT64_MAX);
     assert_int_equal(last.max_new_tokens, 7);
     assert_true(last.ignore_eos);
+    assert_int_equal(last.adjustments.n_biases, 0);
+
+    expect(http_call(fixture->url, "/v1/completions",
+                     "{\"prompt\": [1, 2, 3], \"presence_penalty\": 1, \"frequency_penalty\": 0.5,"
+                     "\"repetition_penalty\": 1.5, \"logit_bias\": {\"5\": 2}, \"min_tokens\": 3,"
+                     "\"stop_token_ids\": [9, 8], \"priority\": 4, \"timeout_ms\": 60000}"),
+           200, "\"finish_reason\":\"stop\"");
+    last = fake_engine_last(fixture->engine); // its arrays are gone with the request
+    assert_float_equal(last.adjustments.presence_penalty, 1, 0);
+    assert_float_equal(last.adjustments.frequency_penalty, 0.5f, 0);
+    assert_float_equal(last.adjustments.repetition_penalty, 1.5f, 0);
+    assert_int_equal(last.adjustments.n_biases, 1);
+    assert_int_equal(last.min_new_tokens, 3);
+    assert_int_equal(last.n_stop_tokens, 2);
+    assert_int_equal(last.priority, 4);
+    assert_int_equal(last.timeout_ms, 60000);
 }
 
 /* The whole stream, byte for byte but for id and time. */
@@ -218,6 +234,41 @@ static void test_streamed_logprobs(void **state) {
                               "\"tokens\":[\"<|im_end|>\"],\"top_logprobs\":[{\"<|im_end|>\":-0.25}]},"
                               "\"finish_reason\":\"stop\"}");
     http_answer_finish(&answer);
+}
+
+/* The ids of every token, with the text they belong to or the next that comes. */
+static void test_token_ids(void **state) {
+    struct fixture *fixture = *state;
+    int32_t tokens[] = {'a', 0xC3, 0xA9, 256};
+    fake_engine_script(fixture->engine, &(struct fake_script){.tokens = tokens, .n_tokens = 4, .pace_ms = 20});
+    expect(http_call(fixture->url, "/v1/completions", "{\"prompt\": \"Hi\", \"return_token_ids\": true}"), 200,
+           "\"finish_reason\":\"stop\",\"prompt_token_ids\":[72,105],\"token_ids\":[97,195,169,256]}],\"usage\"");
+    struct http_answer answer = http_call(
+        fixture->url, "/v1/chat/completions",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"return_token_ids\": true, \"stream\": true,"
+        "\"stream_options\": {\"include_usage\": true, \"continuous_usage_stats\": true}}");
+    assert_holds(answer.body, "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],\"prompt_token_ids\":[60,");
+    assert_holds(answer.body, "\"content\":\"a\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":[97]}],"
+                              "\"usage\":{\"prompt_tokens\":");
+    assert_holds(answer.body, "\"finish_reason\":null,\"token_ids\":[195,169]}],");
+    assert_holds(answer.body, "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"token_ids\":[256]}],");
+    assert_holds(answer.body, ",\"completion_tokens\":4,");
+    http_answer_finish(&answer);
+}
+
+/* No stop string before the third token; then it may stay. */
+static void test_stop_string_after_min_tokens(void **state) {
+    struct fixture *fixture = *state;
+    script_text(fixture, "abcabc", (struct fake_script){0});
+    expect(http_call(fixture->url, "/v1/completions",
+                     "{\"prompt\": \"Hi\", \"stop\": \"b\", \"min_tokens\": 2, \"max_tokens\": 9}"),
+           200, "\"text\":\"abca\",");
+    expect(http_call(fixture->url, "/v1/completions",
+                     "{\"prompt\": \"Hi\", \"stop\": \"bc\", \"include_stop_str_in_output\": true}"),
+           200, "\"text\":\"abc\",");
+    script_text(fixture, "abcabc", (struct fake_script){0});
+    expect(http_call(fixture->url, "/v1/completions", "{\"prompt\": \"Hi\", \"stop_token_ids\": [99]}"), 200,
+           "\"text\":\"abab\","); // the double does not stop there; what stops has no text
 }
 
 static void test_stop_string_ends_the_request(void **state) {
@@ -417,6 +468,8 @@ int main(void) {
         SERVER_TEST(test_stream),
         SERVER_TEST(test_chat_logprobs),
         SERVER_TEST(test_streamed_logprobs),
+        SERVER_TEST(test_token_ids),
+        SERVER_TEST(test_stop_string_after_min_tokens),
         SERVER_TEST(test_stop_string_ends_the_request),
         SERVER_TEST(test_busy),
         SERVER_TEST(test_failure_before_and_after_the_first_byte),

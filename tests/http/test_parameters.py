@@ -1,0 +1,221 @@
+"""What changes which tokens are drawn: bias, penalties, ends, limits; against plain Python on recorded logits."""
+import json
+import os
+import unittest
+
+from harness import GOLDEN, PATIENCE, ServerTest
+
+STORY = "Once upon a time"
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+def golden():
+    with open(os.path.join(GOLDEN, "golden.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def penalised(logit, bias, n_prompt, n_answer, repetition=1, frequency=0, presence=0):
+    """The formulas of vLLM and OpenAI."""
+    logit += bias
+    if n_prompt + n_answer > 0:
+        logit = logit / repetition if logit > 0 else logit * repetition
+    return logit - frequency * n_answer - presence * (n_answer > 0)
+
+
+class Penalties(ServerTest):
+    def first_token(self, case, **fields):
+        _, answer = self.server.complete(case["prompt_ids"], max_tokens=1, return_token_ids=True, **fields)
+        return answer["choices"][0]["token_ids"][0]
+
+    def test_repetition_and_bias_on_recorded_logits(self):
+        """The first token of each recorded prompt, of which the 20 largest logits are known."""
+        n_changed = n_checked = 0
+        for case in golden():
+            ids, logits = case["first_logits"]["ids"], case["first_logits"]["logits"]
+            for repetition in (0.5, 1.05, 1.5, 3):
+                for bias in ({}, {ids[0]: -30}, {ids[3]: 25, ids[1]: 12.5}):
+                    adjusted = sorted(((penalised(logit, bias.get(id, 0), case["prompt_ids"].count(id), 0, repetition), id)
+                                       for id, logit in zip(ids, logits)), reverse=True)
+                    # What is not recorded lies below the 20th, and a prompt may lift it by 1 / repetition.
+                    if adjusted[0][0] < logits[-1] * max(1, 1 / repetition) + 0.5 or adjusted[0][0] - adjusted[1][0] < 0.5:
+                        continue
+                    with self.subTest(case["name"], repetition=repetition, bias=bias):
+                        token = self.first_token(case, repetition_penalty=repetition,
+                                                 logit_bias={str(id): value for id, value in bias.items()})
+                        self.assertEqual(token, adjusted[0][1])
+                        n_checked += 1
+                        n_changed += token != ids[0]
+        self.assertGreater(n_checked, 100)
+        self.assertGreater(n_changed, 20)
+
+    def check_steps(self, body, bias=None, **penalties):
+        """Each token of a greedy answer is the likeliest after penalties; the 20 likeliest before them are known."""
+        _, answer = self.server.complete(STORY, logprobs=20, max_tokens=200, ignore_eos=True, **body, **penalties_of(penalties))
+        arrays = answer["choices"][0]["logprobs"]
+        counts, n_checked = {}, 0
+        for token, top in zip(arrays["tokens"], arrays["top_logprobs"]):
+            adjusted = {text: penalised(value, (bias or {}).get(text, 0), 0, counts.get(text, 0), **penalties)
+                        for text, value in top.items()}
+            best = max(adjusted.values())
+            if best > sorted(top.values())[-20] + 1e-3 or min(penalties.values(), default=0) >= 0:
+                self.assertGreater(adjusted[token], best - 1e-3, (token, top, counts))
+                n_checked += 1
+            counts[token] = counts.get(token, 0) + 1
+        self.assertGreater(n_checked, 30)
+        return answer["choices"][0]["text"]
+
+    def test_frequency_and_presence_step_by_step(self):
+        plain = self.check_steps({})
+        frequent = self.check_steps({}, frequency=2)
+        present = self.check_steps({}, presence=2)
+        both = self.check_steps({}, frequency=0.7, presence=1.2)
+        self.assertEqual(len({plain, frequent, present, both}), 4)
+        # A reward repeats what was said.
+        again = self.server.complete(STORY, max_tokens=60, ignore_eos=True, frequency_penalty=-2)[1]["choices"][0]["text"]
+        self.assertGreater(len(set(plain.split())), len(set(again.split())))
+
+    def test_together_as_alone(self):
+        """Same tokens alone and among others, on a cold and on a warm cache."""
+        import concurrent.futures
+        bodies = [{"seed": i, "temperature": 1, "max_tokens": 40, "ignore_eos": True,
+                   **({"frequency_penalty": 0.08 * i, "repetition_penalty": 1 + 0.05 * i} if i % 3 else {}),
+                   **({"min_tokens": 5} if i % 4 == 0 else {}), **({"logprobs": i % 5} if i % 2 else {})}
+                  for i in range(24)]
+        prompt = STORY + " there was a small fox that lived in a forest near a river and it liked"
+
+        def ask(body):
+            return self.server.complete(prompt, **body)[1]["choices"][0]
+        alone = [ask(body) for body in bodies]
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            together = list(pool.map(ask, bodies))
+        self.assertEqual([choice["text"] for choice in alone], [choice["text"] for choice in together])
+        self.assertEqual(self.server.live(), (0, 0, 0))
+
+    def test_a_bias_of_100_decides(self):
+        for id in (300, 301, 4095):
+            _, answer = self.server.complete(STORY, max_tokens=4, logit_bias={str(id): 100}, return_token_ids=True)
+            self.assertEqual(answer["choices"][0]["token_ids"], [id] * 4)
+
+
+def penalties_of(penalties):
+    return {name + "_penalty": value for name, value in penalties.items()}
+
+
+class Ends(ServerTest):
+    def hello(self, **fields):
+        return self.server.post("/v1/chat/completions", {"messages": HELLO, "temperature": 0, **fields})[1]
+
+    def ids_of_hello(self):
+        return self.hello(return_token_ids=True)["choices"][0]["token_ids"]
+
+    def test_min_tokens(self):
+        plain = self.hello(max_tokens=60)["usage"]["completion_tokens"]
+        longer = self.hello(max_tokens=60, min_tokens=plain + 5, return_token_ids=True)
+        self.assertGreaterEqual(longer["usage"]["completion_tokens"], plain + 5)
+        self.assertNotIn(self.ids_of_hello()[-1], longer["choices"][0]["token_ids"][:plain + 4])
+        self.assertEqual(self.hello(min_tokens=3)["choices"][0]["message"]["content"],
+                         self.hello()["choices"][0]["message"]["content"])
+        # A stop string counts from the token after them on.
+        text = self.server.complete(STORY, max_tokens=40, ignore_eos=True)[1]["choices"][0]["text"]
+        word = text.split()[1]
+        stopped = self.server.complete(STORY, max_tokens=40, ignore_eos=True, stop=word)[1]
+        later = self.server.complete(STORY, max_tokens=40, ignore_eos=True, stop=word, min_tokens=20)[1]
+        self.assertLess(stopped["usage"]["completion_tokens"], 20)
+        self.assertGreater(later["usage"]["completion_tokens"], 20)
+
+    def test_stop_token_ids(self):
+        ids = self.ids_of_hello()
+        text = self.hello()["choices"][0]["message"]["content"]
+        for include in (False, True):
+            answer = self.hello(stop_token_ids=[ids[14]], include_stop_str_in_output=include, return_token_ids=True)
+            choice = answer["choices"][0]
+            self.assertEqual(choice["finish_reason"], "stop")
+            n = ids.index(ids[14]) + 1
+            self.assertEqual(choice["token_ids"], ids[:n])
+            self.assertEqual(answer["usage"]["completion_tokens"], n)
+            self.assertTrue(text.startswith(choice["message"]["content"]))
+        said = [self.hello(stop_token_ids=[ids[14]], include_stop_str_in_output=include)["choices"][0]["message"]["content"]
+                for include in (False, True)]
+        self.assertLess(len(said[0]), len(said[1]))
+        self.assertTrue(said[1].startswith(said[0]))
+
+    def test_stop_strings_can_be_kept(self):
+        for stream in (False, True):
+            body = {"messages": HELLO, "stop": "How can", "include_stop_str_in_output": True}
+            if stream:
+                events = self.server.stream("/v1/chat/completions", body)
+                text = "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1])
+            else:
+                text = self.hello(**body)["choices"][0]["message"]["content"]
+            self.assertTrue(text.endswith("Hello! How can"), text)
+
+    def test_a_time_limit(self):
+        body = {"max_tokens": 1500, "ignore_eos": True, "timeout_ms": 150 * PATIENCE}
+        _, answer = self.server.complete(STORY, **body)
+        self.assertEqual(answer["choices"][0]["finish_reason"], "length")
+        self.assertIn(answer["usage"]["completion_tokens"], range(1, 1500))
+        self.assertEqual(self.server.live(), (0, 0, 0))
+
+    def test_seed_and_priority(self):
+        body = {"temperature": 1.5, "max_tokens": 20, "seed": 11}
+        texts = {self.server.complete(STORY, priority=priority, **body)[1]["choices"][0]["text"] for priority in (-7, 0, 9)}
+        self.assertEqual(len(texts), 1)
+
+
+class Shapes(ServerTest):
+    def test_token_ids(self):
+        case = next(case for case in golden() if case["name"] == "hello")
+        body = {"messages": case["messages"], "return_token_ids": True,
+                "chat_template_kwargs": {"enable_thinking": case["enable_thinking"]}}
+        _, answer = self.server.post("/v1/chat/completions", {**body, "temperature": 0})
+        self.assertEqual(answer["prompt_token_ids"], case["prompt_ids"])
+        self.assertEqual(answer["choices"][0]["token_ids"], [step["token"] for step in case["steps"]])
+        events = self.server.stream("/v1/chat/completions", body)[:-1]
+        self.assertEqual([event["prompt_token_ids"] for event in events if "prompt_token_ids" in event], [case["prompt_ids"]])
+        ids = [id for event in events for id in event["choices"][0].get("token_ids", [])]
+        self.assertEqual(ids, [step["token"] for step in case["steps"]])
+
+        prompts = [case["prompt_ids"], case["prompt_ids"][:4]]
+        _, plain = self.server.complete(prompts, max_tokens=3, return_token_ids=True)
+        self.assertEqual([choice["prompt_token_ids"] for choice in plain["choices"]], prompts)
+        self.assertNotIn("prompt_token_ids", plain)
+        events = self.server.stream("/v1/completions", {"prompt": prompts, "max_tokens": 3, "return_token_ids": True})[:-1]
+        for index, prompt in enumerate(prompts):
+            choices = [event["choices"][0] for event in events if event["choices"][0]["index"] == index]
+            self.assertEqual([choice["prompt_token_ids"] for choice in choices if "prompt_token_ids" in choice], [prompt])
+            self.assertEqual([id for choice in choices for id in choice["token_ids"]], plain["choices"][index]["token_ids"])
+        self.assertNotIn("token_ids", self.server.complete(STORY, max_tokens=1)[1]["choices"][0])
+
+    def test_usage_in_every_chunk(self):
+        events = self.server.stream("/v1/chat/completions", {
+            "messages": HELLO, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})[:-1]
+        counts = [event["usage"]["completion_tokens"] for event in events]
+        self.assertEqual(counts, sorted(counts))
+        self.assertEqual((counts[0] <= 1, counts[-1]), (True, 20))
+        self.assertEqual({event["usage"]["prompt_tokens"] for event in events}, {10})
+        for event in events:
+            self.assertEqual(event["usage"]["total_tokens"], 10 + event["usage"]["completion_tokens"])
+
+    def test_the_final_message_goes_on(self):
+        """The open turn is the rendered prompt without its end."""
+        messages = [*HELLO, {"role": "assistant", "content": "Hello! How can"}]
+        body = {"messages": messages, "temperature": 0, "max_tokens": 30, "return_token_ids": True}
+        _, closed = self.server.post("/v1/chat/completions", {**body, "add_generation_prompt": False})
+        _, opened = self.server.post("/v1/chat/completions", {**body, "add_generation_prompt": False,
+                                                              "continue_final_message": True})
+        self.assertEqual(opened["prompt_token_ids"], closed["prompt_token_ids"][:-2])  # <|im_end|> and the line break
+        self.assertIn("I help you", opened["choices"][0]["message"]["content"])
+        self.assertNotIn("Hello!", opened["choices"][0]["message"]["content"])
+        _, usual = self.server.post("/v1/chat/completions", body)
+        self.assertEqual(usual["prompt_token_ids"][:len(closed["prompt_token_ids"])], closed["prompt_token_ids"])
+        self.assertGreater(len(usual["prompt_token_ids"]), len(closed["prompt_token_ids"]))
+
+    def test_a_developer_is_the_system(self):
+        ids = [self.server.post("/v1/chat/completions", {
+            "messages": [{"role": role, "content": "Be brief."}, *HELLO], "max_tokens": 1,
+            "return_token_ids": True})[1]["prompt_token_ids"] for role in ("system", "developer")]
+        self.assertEqual(*ids)
+
+
+if __name__ == "__main__":
+    unittest.main()
