@@ -186,12 +186,12 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
         .default_batch_tokens = DEFAULT_BATCH_TOKENS, .default_kv_bytes = DEFAULT_KV_BYTES, .host_writable = true,     \
         .device_create = device_create, .device_destroy = device_destroy, .device_describe = device_describe,          \
         .device_memory = device_memory, .alloc = allocate, .free = release, .alloc_host = allocate,                    \
-        .free_host = release, .copy_to_device = copy, .copy_to_host = copy, .synchronize = synchronize,                \
-        .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                      \
-        .prepare_shape = cpu_prepare_shape, .workspace_bytes = workspace_bytes, .embed = cpu_embed,                    \
-        .rmsnorm_qkv = rmsnorm_qkv_, .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, \
-        .mlp = cpu_mlp, .lm_head = cpu_lm_head, .adjust = cpu_adjust, .sample = cpu_sample, .count = cpu_count,        \
-        .score = cpu_score,                                                                                            \
+        .free_host = release, .copy_to_device = copy, .copy_beside = copy, .copy_to_host = copy,                       \
+        .synchronize = synchronize, .read_begin = read_begin, .read_wait = read_wait,                                  \
+        .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape,                                    \
+        .workspace_bytes = workspace_bytes, .embed = cpu_embed, .rmsnorm_qkv = rmsnorm_qkv_,                           \
+        .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, .mlp = cpu_mlp,              \
+        .lm_head = cpu_lm_head, .adjust = cpu_adjust, .sample = cpu_sample, .count = cpu_count, .score = cpu_score,    \
     }
 
 const struct backend_ops *cpu_backend(bool fused) {

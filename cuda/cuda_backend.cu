@@ -22,6 +22,7 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .alloc_host = cuda_alloc_host,
         .free_host = cuda_free_host,
         .copy_to_device = cuda_copy_to_device,
+        .copy_beside = cuda_copy_beside,
         .copy_to_host = cuda_copy_to_host,
         .synchronize = cuda_synchronize,
         .read_begin = cuda_read_begin,

@@ -41,6 +41,8 @@ struct device {
     cudaDeviceProp properties;
     size_t max_dynamic_shared; // bytes that a block may ask for beside MAX_STATIC_SHARED
     cudaStream_t stream;       // owned: every op and copy
+    cudaStream_t beside;       // owned: copies that run beside the ops
+    cudaEvent_t beside_ends;   // owned: the newest of these
     cublasLtHandle_t blas;
     void *blas_workspace;      // owned, CUBLAS_WORKSPACE bytes
     struct gemm_plan *plans;   // [GEMM_PLANS], owned

@@ -80,6 +80,8 @@ static bool device_init(struct device *device, struct error *err) {
     CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking), err);
     for (cudaEvent_t &event : device->read_ends)
         CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), err);
+    CUDA_TRY(cudaStreamCreateWithFlags(&device->beside, cudaStreamNonBlocking), err);
+    CUDA_TRY(cudaEventCreateWithFlags(&device->beside_ends, cudaEventDisableTiming), err);
     CUBLAS_TRY(cublasLtCreate(&device->blas), err);
     CUDA_TRY(cudaMalloc(&device->blas_workspace, CUBLAS_WORKSPACE), err);
     CUDA_TRY(cudaMalloc((void **)&device->rope, MAX_HEAD_DIM / 2 * sizeof(float)), err);
@@ -128,6 +130,8 @@ void cuda_device_destroy(struct device *device) {
     for (cudaEvent_t event : device->read_ends) {
         if (event) cudaEventDestroy(event);
     }
+    if (device->beside_ends) cudaEventDestroy(device->beside_ends);
+    if (device->beside) cudaStreamDestroy(device->beside);
     if (device->stream) cudaStreamDestroy(device->stream);
     free(device->plans);
     free(device);
@@ -186,6 +190,14 @@ void cuda_free_host(struct device *device, void *memory) {
 bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
     if (!device_use(device, err)) return false;
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream), err);
+    return true;
+}
+
+bool cuda_copy_beside(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
+    if (!device_use(device, err)) return false;
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->beside), err);
+    CUDA_TRY(cudaEventRecord(device->beside_ends, device->beside), err);
+    CUDA_TRY(cudaStreamWaitEvent(device->stream, device->beside_ends, 0), err);
     return true;
 }
 

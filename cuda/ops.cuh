@@ -32,6 +32,7 @@ void cuda_free(struct device *device, void *memory);
 void *cuda_alloc_host(struct device *device, size_t bytes, struct error *err);
 void cuda_free_host(struct device *device, void *memory);
 bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+bool cuda_copy_beside(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
 bool cuda_copy_to_host(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
 bool cuda_synchronize(struct device *device, struct error *err);
 bool cuda_read_begin(struct device *device, int32_t slot, void *to, const void *from, size_t bytes, struct error *err);

@@ -14,10 +14,8 @@
 #define VECTORS       4 // float4 under way in each thread
 
 struct score_memory {
-    uint64_t bests[SCORE_THREADS];
     double sums[SCORE_WARPS];
     int32_t ranks[SCORE_WARPS];
-    uint64_t threshold, largest;
     int32_t n_listed;
 };
 
@@ -50,14 +48,13 @@ template <class Visit> __device__ static inline void for_each(const float *logit
     }
 }
 
-/* The n-th largest of the threads' bests, 0 when there are fewer. */
-__device__ static uint64_t find_threshold(struct score_memory *memory, uint64_t best, int32_t n) {
-    int32_t n_larger = 0;
-    for (int32_t i = 0; i < SCORE_THREADS; ++i) n_larger += memory->bests[i] > best;
-    if (best != 0 && n_larger == n - 1) memory->threshold = best;
-    if (best != 0 && n_larger == 0) memory->largest = best;
-    __syncthreads();
-    return memory->threshold;
+/* The n-th largest of the threads' bests, bit by bit from the top; 0 when fewer than n have one. */
+__device__ static uint64_t find_threshold(uint64_t best, int32_t n) {
+    uint64_t threshold = 0;
+    for (uint64_t bit = (uint64_t)1 << 63; bit > 0; bit /= 2) {
+        if (__syncthreads_count(best >= (threshold | bit)) >= n) threshold |= bit;
+    }
+    return threshold;
 }
 
 /* What the block's threads sum up to, in every thread. */
@@ -92,12 +89,10 @@ __global__ static void __launch_bounds__(SCORE_THREADS, 1)
 
     uint64_t best = 0;
     for_each(logits, vocab, [&](float logit, int32_t of) { best = max(best, ranked(logit, of)); });
-    memory.bests[threadIdx.x] = best;
-    if (threadIdx.x == 0) memory.threshold = 0, memory.n_listed = 0;
-    __syncthreads();
-    uint64_t threshold = find_threshold(&memory, best, max(n_top, 1));
+    if (threadIdx.x == 0) memory.n_listed = 0;
+    uint64_t largest = find_threshold(best, 1), threshold = n_top > 0 ? find_threshold(best, n_top) : largest;
 
-    float highest = logits[ranked_token(memory.largest)], chosen = logits[token], sum = 0;
+    float highest = logits[ranked_token(largest)], chosen = logits[token], sum = 0;
     int32_t rank = 0;
     for_each(logits, vocab, [&](float logit, int32_t of) {
         sum += __expf(logit - highest);

@@ -52,6 +52,8 @@ struct backend_ops {
     void *(*alloc_host)(struct device *device, size_t bytes, struct error *err); // page-locked if that matters
     void (*free_host)(struct device *device, void *memory);
     bool (*copy_to_device)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
+    /* The same at once, beside the ops under way: nothing of these may read or write `to`. Later ops wait for it. */
+    bool (*copy_beside)(struct device *device, void *to, const void *from, size_t bytes, struct error *err);
     bool (*copy_to_host)(struct device *device, void *to, const void *from, size_t bytes, struct error *err); // waits
     bool (*synchronize)(struct device *device, struct error *err);
     /* A copy to alloc_host memory that the host waits for later, in slot 0 or 1; for all of its slot at once. */

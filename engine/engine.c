@@ -162,6 +162,9 @@ static bool create_queues(struct engine *engine, struct error *err) {
             options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(struct token_scores), err);
         if (!engine->scores[i]) return false;
     }
+    size_t mask_bytes = (size_t)sampling_mask_words(info->model.shape.vocab) * sizeof *engine->masks;
+    engine->masks = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * mask_bytes, err);
+    if (!engine->masks) return false;
     return true;
 }
 
@@ -211,6 +214,7 @@ void engine_destroy(struct engine *engine) {
         ops->free_host(engine->device, engine->sampled[i]);
         ops->free_host(engine->device, engine->scores[i]);
     }
+    ops->free_host(engine->device, engine->masks);
     free(engine->batch);
     free(engine->outcomes);
     free(engine->live);
@@ -368,6 +372,7 @@ bool engine_submit(struct engine *engine, const struct engine_request *request, 
     if (admitted) {
         *id = sequence->id = ++engine->next_id;
         sequence->live_index = engine->n_live;
+        sequence->constraint = request->constraint;
         engine->live[engine->n_live++] = sequence;
         engine->n_admitted++;
         if (sequence->deadline_ns && (!engine->next_deadline_ns || sequence->deadline_ns < engine->next_deadline_ns))

@@ -6,6 +6,7 @@
 #ifndef QUERN_ENGINE_ENGINE_H
 #define QUERN_ENGINE_ENGINE_H
 
+#include "engine/constraint.h"
 #include "engine/error.h"
 #include "engine/log.h"
 #include "engine/model_config.h"
@@ -98,6 +99,7 @@ struct engine_request {
     int32_t n_stop_tokens;      // at most ENGINE_MAX_STOP_TOKENS
     int32_t priority;           // the lowest waits least
     int32_t timeout_ms;         // from submit: then FINISH_LENGTH with what there is; 0: none
+    struct constraint *constraint; // NULL: none; the engine's own once the request is accepted
     int32_t n_scores; // 0: none; n: scores of each token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
     engine_listener *listener;
     void *user;

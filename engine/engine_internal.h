@@ -11,7 +11,10 @@
  * sequence in the step under way, whose result is dropped. Its blocks are free at once, because steps run in order:
  * whoever gets them writes after that step. For the same reason a block of known tokens can be found by others as soon
  * as its step is planned. A sequence known to end by length is not planned again, and one that is preempted while under
- * way waits for its token like any other. On other devices each step is waited for before the next is planned. */
+ * way waits for its token like any other. On other devices each step is waited for before the next is planned.
+ *
+ * A mask follows from the token of the step before: a step with constrained sequences is computed up to its logits like
+ * any other, and sampled when the host has learnt that token and has filled the masks, while the device computes. */
 #ifndef QUERN_ENGINE_ENGINE_INTERNAL_H
 #define QUERN_ENGINE_ENGINE_INTERNAL_H
 
@@ -59,6 +62,7 @@ struct engine {
     struct flight flights[2];       // step n of all at n % 2
     int32_t *sampled[2];            // [max_seqs] their tokens, owned, page-locked
     struct token_scores *scores[2]; // [max_seqs] of these, owned, page-locked
+    uint32_t *masks;                // [max_seqs][sampling_mask_words], owned, page-locked
     uint64_t n_launched, n_read;    // steps
 
     pthread_t thread;

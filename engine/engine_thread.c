@@ -129,6 +129,8 @@ static void publish(struct engine *engine, const struct flight *flight, int32_t 
 static struct outcome end_sequence(struct engine *engine, struct sequence *sequence, enum finish_reason reason,
                                    enum error_code error) {
     scheduler_remove(&engine->scheduler, sequence);
+    if (sequence->constraint) sequence->constraint->destroy(sequence->constraint);
+    sequence->constraint = NULL;
     return (struct outcome){.sequence = sequence, .finished = true, .reason = reason, .error = error};
 }
 
@@ -149,7 +151,34 @@ static bool has_work(const struct engine *engine) {
            engine->n_launched > engine->n_read;
 }
 
+static bool finish_step(struct engine *engine, struct error *err);
+
+/* Fills and uploads the masks of a step whose logits are under way. Their constraints have to know all earlier tokens:
+ * older steps are finished first, and sequences may end by that. */
+static bool fill_masks(struct engine *engine, const struct step *step, int32_t n_masks, struct error *err) {
+    int32_t vocab = engine->info.model.shape.vocab, n_outcomes = 0, n_filled = 0;
+    size_t words = (size_t)sampling_mask_words(vocab);
+    while (engine->n_read < engine->n_launched) {
+        if (!finish_step(engine, err)) return false;
+    }
+    memset(engine->masks, 0, (size_t)n_masks * words * sizeof *engine->masks);
+    for (int32_t i = 0; i < step->n_parts; ++i) {
+        if (engine->batch[i].mask == 0) continue;
+        struct sequence *sequence = step->parts[i].sequence;
+        uint32_t *mask = engine->masks + (size_t)n_filled++ * words;
+        if (!sequence) continue; // nobody reads what is sampled for it
+        enum constraint_answer answer = sequence->constraint->fill(sequence->constraint, mask, vocab);
+        if (answer == CONSTRAINT_FREE) memset(mask, 0xFF, words * sizeof *mask);
+        if (answer == CONSTRAINT_STUCK)
+            engine->outcomes[n_outcomes++] = end_sequence(engine, sequence, FINISH_ERROR, ERR_INTERNAL);
+    }
+    if (n_outcomes > 0) publish(engine, NULL, n_outcomes);
+    return engine->options.ops->copy_beside(engine->device, engine->ctx->sampling.masks, engine->masks,
+                                            (size_t)n_masks * words * sizeof *engine->masks, err);
+}
+
 static bool start(struct engine *engine, const struct step *step, struct error *err) {
+    int32_t n_masks = 0;
     seats_begin_step(&engine->seats);
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
@@ -167,11 +196,14 @@ static bool start(struct engine *engine, const struct step *step, struct error *
             .sampling = sequence->sampling,
             .n_scores = sequence->n_scores,
             .seat = adjusted ? sequence->seat : 0,
+            .mask = part->sample && sequence->constraint ? ++n_masks : 0,
         };
     }
     const struct backend_ops *ops = engine->options.ops;
     if (!context_prepare(engine->ctx, engine->batch, step->n_parts, err)) return false;
-    if (!model_forward(engine->ctx, &engine->weights, err) || !model_sample(engine->ctx, err)) return false;
+    if (!model_forward(engine->ctx, &engine->weights, err)) return false;
+    if (n_masks > 0 && !fill_masks(engine, step, n_masks, err)) return false;
+    if (!model_sample(engine->ctx, err)) return false;
     int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples;
     if (n_ids == 0) n_ids = 1; // the read also tells that the step is over
     if (engine->ctx->batch.n_scored > 0 &&
@@ -220,6 +252,7 @@ static struct outcome take_token(struct engine *engine, struct sequence *sequenc
     }
     struct outcome outcome = {.sequence = sequence, .token = token};
     scheduler_know(&engine->scheduler, sequence, token);
+    if (sequence->constraint) sequence->constraint->accept(sequence->constraint, token);
     if (ends(engine, sequence, token))
         outcome = end_sequence(engine, sequence, FINISH_STOP, ERR_NONE);
     else if (sequence->n_known == sequence->max_tokens)

@@ -34,6 +34,7 @@ struct sequence {
     struct sampling_seat *adjusted; // owned, NULL: its logits are sampled as they are
     int32_t *stop_tokens;           // [n_stop_tokens], owned
     int32_t n_stop_tokens;
+    struct constraint *constraint; // NULL: none; destroyed by the engine thread when the sequence ends
     bool ignore_eos;
     int32_t priority;
     int64_t deadline_ns; // 0: none

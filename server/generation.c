@@ -1,6 +1,7 @@
 #include "server/generation.h"
 
 #include "engine/engine.h"
+#include "server/allowed_tokens.h"
 #include "server/detokenizer.h"
 #include "server/http.h"
 #include "server/json_writer.h"
@@ -433,7 +434,13 @@ static bool submit_all(struct generation *generation, const struct token_list *p
         };
         // Choices with one given seed still differ: they continue different prompts.
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);
-        if (!stream_submit(generation->stream, i, server->engine, &request, err)) return false;
+        if (given->allowed_tokens.count > 0) {
+            request.constraint = allowed_tokens_create(&given->allowed_tokens, err);
+            if (request.constraint == NULL) return false;
+        }
+        if (stream_submit(generation->stream, i, server->engine, &request, err)) continue;
+        if (request.constraint != NULL) request.constraint->destroy(request.constraint);
+        return false;
     }
     return true;
 }

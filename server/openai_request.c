@@ -221,19 +221,28 @@ READER(read_min_tokens) {
     return integer_in_range(field, value, &reading->request->min_new_tokens, err);
 }
 
-READER(read_stop_token_ids) {
-    struct token_list *stops = &reading->request->stop_tokens;
+/* At least field->min ids, at most field->max. */
+static bool read_ids(const struct field *field, struct json_text value, const struct reading *reading,
+                     struct token_list *ids, struct error *err) {
     if (json_text_kind(value) != JSON_ARRAY) return refuse(field, value, err);
-    stops->count = 0;
+    ids->count = 0; // of a repeated key the last counts
     struct json_cursor cursor = {0};
     struct json_text element;
     while (json_text_next(value, &cursor, &element)) {
         int64_t id;
-        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab || stops->count == 64)
+        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab || (double)ids->count >= field->max)
             return refuse(field, value, err);
-        if (!token_list_append(stops, &(int32_t){(int32_t)id}, 1, err)) return false;
+        if (!token_list_append(ids, &(int32_t){(int32_t)id}, 1, err)) return false;
     }
-    return true;
+    return (double)ids->count >= field->min || refuse(field, value, err);
+}
+
+READER(read_stop_token_ids) {
+    return read_ids(field, value, reading, &reading->request->stop_tokens, err);
+}
+
+READER(read_allowed_token_ids) {
+    return read_ids(field, value, reading, &reading->request->allowed_tokens, err);
 }
 
 READER(read_include_stop) {
@@ -432,7 +441,9 @@ static const struct field fields[] = {
     {"logit_bias", BOTH, read_logit_bias, "an object of at most 1024 token ids, each with a number from -100 to 100",
      -100, 100},
     {"min_tokens", BOTH, read_min_tokens, "an integer from 0 to max_tokens", 0, INT32_MAX},
-    {"stop_token_ids", BOTH, read_stop_token_ids, "an array of at most 64 token ids of the model", 0, 0},
+    {"stop_token_ids", BOTH, read_stop_token_ids, "an array of at most 64 token ids of the model", 0, 64},
+    {"allowed_token_ids", BOTH, read_allowed_token_ids, "an array of token ids of the model, and not empty", 1,
+     INT32_MAX},
     {"include_stop_str_in_output", BOTH, read_include_stop, "true or false", 0, 0},
     {"return_token_ids", BOTH, read_return_token_ids, "true or false", 0, 0},
     {"priority", BOTH, read_priority, "an integer of 32 bits; the lowest is served first", INT32_MIN, INT32_MAX},
@@ -558,6 +569,7 @@ void openai_request_finish(struct openai_request *request) {
     request->model = NULL;
     stop_strings_finish(&request->stops);
     token_list_finish(&request->stop_tokens);
+    token_list_finish(&request->allowed_tokens);
     free((void *)(uintptr_t)request->adjustments.biases);
     request->adjustments = (struct sampling_adjustments){0};
     clear_prompts(request);

@@ -38,7 +38,8 @@ struct openai_request {
     bool return_token_ids;
     struct sampling_adjustments adjustments; // its biases are owned
     int32_t min_new_tokens;
-    struct token_list stop_tokens; // owned
+    struct token_list stop_tokens;    // owned
+    struct token_list allowed_tokens; // owned; empty: all
     int32_t priority;
     int32_t timeout_ms;        // 0: none
     bool continues_final;      // chat: the last message is not closed

@@ -46,6 +46,7 @@ class Errors(ServerTest):
             ("logit_bias", ([], 1, {"3": 101}, {"3": "x"}, {str(i): 1 for i in range(1025)}), "at most 1024 token ids"),
             ("min_tokens", (-1, 1.5, "1"), "an integer from 0 to max_tokens"),
             ("stop_token_ids", (1, [-1], [10**6], ["a"], [1] * 65), "at most 64 token ids"),
+            ("allowed_token_ids", (1, [], [-1], [10**6]), "token ids of the model, and not empty"),
             ("priority", (2**31, "high"), "an integer of 32 bits"),
             ("timeout_ms", (0, -5, "1 s"), "an integer from 1 to 2147483647"),
             ("model", (1, ["demo"]), "a string"),

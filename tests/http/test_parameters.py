@@ -162,6 +162,36 @@ class Ends(ServerTest):
         self.assertEqual(len(texts), 1)
 
 
+class Masks(ServerTest):
+    def test_allowed_token_ids(self):
+        allowed = [300, 17, 999, 4001, 64]
+        for fields in ({}, {"temperature": 2, "top_p": 1, "seed": 3}, {"temperature": 1, "top_k": 3},
+                       {"frequency_penalty": 0.5}, {"logprobs": 2}):
+            _, answer = self.server.complete(STORY, max_tokens=20, allowed_token_ids=allowed, return_token_ids=True, **fields)
+            ids = answer["choices"][0]["token_ids"]
+            self.assertEqual(len(ids), 20)
+            self.assertLessEqual(set(ids), set(allowed))
+        _, answer = self.server.complete(STORY, max_tokens=5, allowed_token_ids=[77], return_token_ids=True, logprobs=1)
+        self.assertEqual(answer["choices"][0]["token_ids"], [77] * 5)
+        # Scores are the model's own: what is not allowed is still the likeliest.
+        arrays = answer["choices"][0]["logprobs"]
+        self.assertNotIn(arrays["tokens"][0], list(arrays["top_logprobs"][0])[:1])
+
+    def test_masks_beside_others(self):
+        """Constrained requests leave the others as they are."""
+        import concurrent.futures
+        bodies = [{"seed": i, "temperature": 1, "max_tokens": 30, "ignore_eos": True,
+                   **({"allowed_token_ids": list(range(100 + i, 4000, 9))} if i % 3 == 0 else {}),
+                   **({"presence_penalty": 1.0} if i % 4 == 0 else {})} for i in range(16)]
+
+        def ask(body):
+            return self.server.complete(STORY, **body)[1]["choices"][0]["text"]
+        alone = [ask(body) for body in bodies]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            self.assertEqual(list(pool.map(ask, bodies)), alone)
+        self.assertEqual(self.server.live(), (0, 0, 0))
+
+
 class Shapes(ServerTest):
     def test_token_ids(self):
         case = next(case for case in golden() if case["name"] == "hello")

@@ -62,6 +62,7 @@ static void finish(struct engine *engine, struct fake_request *request, enum fin
     ++engine->stats.finished[reason];
     struct engine_request listened = request->request;
     request->id = 0;
+    if (listened.constraint != NULL) listened.constraint->destroy(listened.constraint);
     listened.listener(listened.user, &event);
 }
 

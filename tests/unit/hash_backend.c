@@ -44,6 +44,13 @@ int32_t hash_adjusted_token(const int32_t *tokens, int32_t n_tokens) {
     return hash_next_token(tokens, n_tokens) ^ 1;
 }
 
+int32_t hash_masked_token(int32_t token, const uint32_t *mask) {
+    for (int32_t i = 0; i < HASH_VOCAB; ++i, token = (token + 1) % HASH_VOCAB) {
+        if (mask[token / 32] >> (token % 32) & 1) return token;
+    }
+    return 0;
+}
+
 struct token_scores hash_scores(int32_t token, int32_t n_scores) {
     struct token_scores scores = {.logprob = -0.25f * (float)token, .rank = 1 + token, .n_top = n_scores - 1};
     for (int32_t i = 0; i < scores.n_top; ++i) {
@@ -114,7 +121,8 @@ static void check_counts(const struct context *ctx, int32_t seat, const int32_t 
 static void run_adjust(const struct context *ctx) {
     for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
         float *adjusted = ctx->scratch.adjusted + (size_t)i * HASH_VOCAB;
-        adjusted[0] = ctx->batch.samples[i].seat > 0 ? 1 : 0; // run_sample takes it back
+        adjusted[0] =
+            ctx->batch.samples[i].seat > 0 || ctx->batch.samples[i].mask > 0 ? 1 : 0; // run_sample takes it back
     }
 }
 
@@ -146,12 +154,19 @@ static bool run_sample(const struct context *ctx, struct error *err) {
         for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
         ctx->scratch.sampled[i] =
             n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
-        if (batch->n_adjusted == 0 || batch->samples[i].seat == 0 || ctx->scratch.sampled[i] < 0) continue;
+        int32_t seat = batch->samples[i].seat, mask = batch->samples[i].mask;
+        if (batch->n_adjusted == 0 || (seat == 0 && mask == 0) || ctx->scratch.sampled[i] < 0) continue;
         float *adjusted = ctx->scratch.adjusted + (size_t)i * HASH_VOCAB;
         assert(adjusted[0] == 1);
         adjusted[0] = 0;
-        check_counts(ctx, batch->samples[i].seat, seen, n_seen);
-        ctx->scratch.sampled[i] = hash_adjusted_token(seen, n_seen);
+        if (seat > 0) {
+            check_counts(ctx, seat, seen, n_seen);
+            ctx->scratch.sampled[i] = hash_adjusted_token(seen, n_seen);
+        }
+        const uint32_t *masks = ctx->sampling.masks;
+        if (mask > 0)
+            ctx->scratch.sampled[i] = hash_masked_token(
+                ctx->scratch.sampled[i], masks + (size_t)(mask - 1) * (size_t)sampling_mask_words(HASH_VOCAB));
     }
     return true;
 }
@@ -330,11 +345,11 @@ static bool replay(const struct context *ctx, bool *replayed, struct error *err)
     .name = "hash", .activation_dtype = DTYPE_F32, .kv_dtype = DTYPE_F32, .default_batch_tokens = 64,                  \
     .device_create = device_create, .device_destroy = device_destroy, .device_describe = device_describe,              \
     .device_memory = device_memory, .alloc = alloc, .free = release, .alloc_host = alloc, .free_host = release,        \
-    .copy_to_device = copy_to_device, .copy_to_host = copy_to_host, .synchronize = synchronize,                        \
-    .read_begin = read_begin, .read_wait = read_wait, .measure_bandwidth = measure_bandwidth,                          \
-    .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes, .embed = embed, .rmsnorm_qkv = layer_op,       \
-    .paged_attention = paged_attention, .attention_output = layer_op, .mlp = layer_op, .lm_head = lm_head,             \
-    .adjust = adjust, .sample = sample, .count = count, .score = score
+    .copy_to_device = copy_to_device, .copy_beside = copy_to_device, .copy_to_host = copy_to_host,                     \
+    .synchronize = synchronize, .read_begin = read_begin, .read_wait = read_wait,                                      \
+    .measure_bandwidth = measure_bandwidth, .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes,        \
+    .embed = embed, .rmsnorm_qkv = layer_op, .paged_attention = paged_attention, .attention_output = layer_op,         \
+    .mlp = layer_op, .lm_head = lm_head, .adjust = adjust, .sample = sample, .count = count, .score = score
 
 #define HASH_RECORDINGS                                                                                                \
     .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \

@@ -18,6 +18,9 @@ int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
  * and the device checks the counts of its seat by that. */
 int32_t hash_adjusted_token(const int32_t *tokens, int32_t n_tokens);
 
+/* What a mask makes of a token: the first from it on, in a circle, that is allowed. */
+int32_t hash_masked_token(int32_t token, const uint32_t *mask);
+
 /* The scores that the model gives a token. */
 struct token_scores hash_scores(int32_t token, int32_t n_scores);
 

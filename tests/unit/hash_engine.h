@@ -13,6 +13,32 @@
 
 #define MAX_TOKENS 300
 
+/* A constraint that depends on every token before: allowed are those that are their sum, and further 7 on. One token in
+ * three leaves the next one free. */
+struct sum_constraint {
+    struct constraint base;
+    int64_t sum;
+    int32_t n_accepted;
+    int32_t stuck_after; // tokens; 0: never
+    bool destroyed;
+};
+
+static inline enum constraint_answer sum_fill(struct constraint *base, uint32_t *mask, int32_t vocab) {
+    struct sum_constraint *constraint = (struct sum_constraint *)base;
+    if (constraint->stuck_after > 0 && constraint->n_accepted == constraint->stuck_after) return CONSTRAINT_STUCK;
+    if (constraint->sum % 3 == 2) return CONSTRAINT_FREE;
+    for (int32_t i = (int32_t)(constraint->sum % 7); i < vocab; i += 7) mask[i / 32] |= 1u << (i % 32);
+    return CONSTRAINT_MASKED;
+}
+static inline void sum_accept(struct constraint *base, int32_t token) {
+    struct sum_constraint *constraint = (struct sum_constraint *)base;
+    constraint->sum += token;
+    constraint->n_accepted++;
+}
+static inline void sum_destroy(struct constraint *base) {
+    ((struct sum_constraint *)base)->destroyed = true;
+}
+
 /* What one listener heard. */
 struct heard {
     pthread_mutex_t lock;
@@ -22,6 +48,8 @@ struct heard {
     bool wrong_scores; // not those of the token, or none where n_scores asks for some
     int32_t n_scores;  // asked for
     bool adjusted;     // its request has a penalty
+    bool constrained;  // and is constrained
+    struct sum_constraint constraint;
     bool finished;
     bool heard_late; // an event after the last
     struct engine_event end;
@@ -110,24 +138,31 @@ static inline size_t kv_bytes_of(int32_t n_blocks) {
 static inline bool submit(struct engine *engine, struct heard *heard, const int32_t *prompt, int32_t n_prompt,
                           int32_t n_new, bool ignore_eos, uint64_t *id, struct error *err) {
     uint64_t unused;
+    heard->constraint.base = (struct constraint){.fill = sum_fill, .accept = sum_accept, .destroy = sum_destroy};
     struct engine_request request = {.prompt = prompt,
                                      .n_prompt = n_prompt,
                                      .max_new_tokens = n_new,
                                      .ignore_eos = ignore_eos,
                                      .n_scores = heard->n_scores,
+                                     .constraint = heard->constrained ? &heard->constraint.base : NULL,
                                      .adjustments = {.frequency_penalty = heard->adjusted ? (float)n_prompt / 1000 : 0},
                                      .listener = listen,
                                      .user = heard};
     return engine_submit(engine, &request, id ? id : &unused, err);
 }
 
-/* The tokens that the hash model gives after this prompt, computed without an engine. */
-static inline int32_t expected_from(int32_t (*next_token)(const int32_t *, int32_t), const int32_t *prompt,
-                                    int32_t n_prompt, int32_t n_new, bool ignore_eos, int32_t *out) {
+/* The tokens that the hash model gives this listener after this prompt, computed without an engine. */
+static inline int32_t expected_of(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
+                                  bool ignore_eos, int32_t *out) {
     int32_t all[MAX_TOKENS * 2], n = n_prompt;
+    struct sum_constraint constraint = {.sum = 0};
     memcpy(all, prompt, (size_t)n_prompt * sizeof *prompt);
     while (n < n_prompt + n_new) {
-        all[n] = next_token(all, n);
+        uint32_t mask[(HASH_VOCAB + 31) / 32] = {0};
+        all[n] = heard->adjusted ? hash_adjusted_token(all, n) : hash_next_token(all, n);
+        if (heard->constrained && sum_fill(&constraint.base, mask, HASH_VOCAB) == CONSTRAINT_MASKED)
+            all[n] = hash_masked_token(all[n], mask);
+        sum_accept(&constraint.base, all[n]);
         if (all[n++] == 0 && !ignore_eos) break;
     }
     memcpy(out, all + n_prompt, (size_t)(n - n_prompt) * sizeof *out);
@@ -136,13 +171,7 @@ static inline int32_t expected_from(int32_t (*next_token)(const int32_t *, int32
 
 static inline int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, int32_t n_new, bool ignore_eos,
                                       int32_t *out) {
-    return expected_from(hash_next_token, prompt, n_prompt, n_new, ignore_eos, out);
-}
-
-static inline int32_t expected_of(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
-                                  bool ignore_eos, int32_t *out) {
-    return expected_from(heard->adjusted ? hash_adjusted_token : hash_next_token, prompt, n_prompt, n_new, ignore_eos,
-                         out);
+    return expected_of(&(struct heard){0}, prompt, n_prompt, n_new, ignore_eos, out);
 }
 
 static inline void assert_answer(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
@@ -196,6 +225,7 @@ static inline void run_mixed_load(struct engine *engine, int32_t n_requests, uin
         heard_init(&heard[i]);
         heard[i].n_scores = i % 5 == 0 ? i % 22 : 0;
         heard[i].adjusted = i % 3 == 0;
+        heard[i].constrained = i % 4 == 1;
         assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, &ids[i], NULL));
         if (i >= CANCEL_AFTER && (i - CANCEL_AFTER) % CANCEL_EVERY == 0) engine_cancel(engine, ids[i - CANCEL_AFTER]);
     }

@@ -155,6 +155,68 @@ static bool submit_request(struct engine *engine, struct heard *heard, struct en
     return engine_submit(engine, &request, &unused, err);
 }
 
+static void constraints_see_every_token(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    struct heard heard[12];
+    int32_t prompts[12][20];
+    for (int32_t i = 0; i < 12; ++i) {
+        for (int32_t t = 0; t < 20; ++t) prompts[i][t] = 1 + i * 20 + t;
+        heard_init(&heard[i]);
+        heard[i].constrained = i % 3 > 0;
+        heard[i].adjusted = i % 2 > 0;
+        heard[i].n_scores = i % 4;
+        assert_true(submit(engine, &heard[i], prompts[i], 20 - i, 4 + i % 5 * 12, i % 6 > 0, NULL, NULL));
+    }
+    for (int32_t i = 0; i < 12; ++i) {
+        wait_finished(&heard[i]);
+        assert_answer(&heard[i], prompts[i], 20 - i, 4 + i % 5 * 12, i % 6 > 0);
+    }
+    assert_all_blocks_free(engine);
+    for (int32_t i = 0; i < 12; ++i) assert_int_equal(heard[i].constraint.destroyed, heard[i].constrained);
+    engine_destroy(engine);
+}
+
+/* Its neighbours go on; one that was refused stays its owner's. */
+static void a_constraint_that_is_stuck_fails_its_request(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    const int32_t prompt[] = {5, 6, 7};
+    struct heard stuck, other, refused;
+    heard_init(&stuck);
+    heard_init(&other);
+    heard_init(&refused);
+    stuck.constrained = other.constrained = refused.constrained = true;
+    stuck.constraint.stuck_after = 6;
+    assert_true(submit(engine, &stuck, prompt, 3, 40, true, NULL, NULL));
+    assert_true(submit(engine, &other, prompt, 2, 40, true, NULL, NULL));
+    assert_false(submit(engine, &refused, prompt, 0, 40, true, NULL, NULL));
+    wait_finished(&stuck);
+    wait_finished(&other);
+    assert_int_equal(stuck.end.reason, FINISH_ERROR);
+    assert_int_equal(stuck.end.error.code, ERR_INTERNAL);
+    assert_int_equal(stuck.n_tokens, 6);
+    assert_false(stuck.heard_late);
+    assert_answer(&other, prompt, 2, 40, true);
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+    assert_true(stuck.constraint.destroyed && other.constraint.destroyed && !refused.constraint.destroyed);
+}
+
+/* The masks of a step wait for the token before them, and nothing else does. */
+static void a_step_is_computed_before_its_masks_are_known(void **state) {
+    char events[HASH_MAX_EVENTS] = "";
+    struct hash_faults faults = {.events = events};
+    struct engine *engine = start_engine(state, default_options(), &faults);
+    const int32_t prompt[] = {5, 6, 7};
+    struct heard heard;
+    heard_init(&heard);
+    heard.constrained = true;
+    assert_true(submit(engine, &heard, prompt, 3, 3, true, NULL, NULL));
+    wait_finished(&heard);
+    assert_answer(&heard, prompt, 3, 3, true);
+    engine_destroy(engine);
+    assert_string_equal(events, *state == &recorded ? "LRWLRWLW" : "LWLWLW");
+}
+
 static void ends_at_a_stop_token(void **state) {
     struct engine *engine = start_engine(state, default_options(), NULL);
     const int32_t prompt[] = {5, 6, 7};
@@ -469,6 +531,9 @@ int main(void) {
         ON_EVERY_DEVICE(finds_a_cached_prefix),
         ON_EVERY_DEVICE(scores_come_with_their_tokens),
         ON_EVERY_DEVICE(counts_stay_right_while_others_come_and_go),
+        ON_EVERY_DEVICE(constraints_see_every_token),
+        ON_EVERY_DEVICE(a_constraint_that_is_stuck_fails_its_request),
+        ON_EVERY_DEVICE(a_step_is_computed_before_its_masks_are_known),
         ON_EVERY_DEVICE(ends_at_a_stop_token),
         ON_EVERY_DEVICE(a_time_limit_ends_with_what_there_is),
         ON_EVERY_DEVICE(refuses_adjustments_out_of_range),
