@@ -39,6 +39,7 @@ static bool encode(struct server *server, const struct openai_source *source, co
                    struct token_list *ids, struct error *err) {
     struct chat chat = {0};
     if (!chat_messages_read(source->body, source->length, &chat, err)) return false;
+    chat.family = server->family;
     chat.thinking = request->thinking;
     if (request->no_generation_prompt || request->continues_final) chat.add_generation_prompt = false;
     struct string_builder prompt = {0};

@@ -131,6 +131,24 @@ static bool read_content(struct json_text object, const struct place *place, str
     return refuse_kind(err, place, ".content", value, "a string or an array of text parts");
 }
 
+/* Clients send the arguments of a call as a string of JSON; the templates write the object it spells. An empty one is
+ * what some send for a function without parameters. A string that spells no object is kept: some model made it. */
+static bool read_arguments(struct json_text string, struct chat_text *arguments, struct error *err) {
+    struct chat_text text = {0};
+    struct json_text value;
+    struct error fault;
+    if (!read_string(string, &text, err)) return false;
+    bool is_json =
+        json_text_check(text.length > 0 ? text.data : "{}", text.length > 0 ? text.length : 2, &value, &fault);
+    if (!is_json || json_text_kind(value) != JSON_OBJECT) {
+        *arguments = text;
+        return true;
+    }
+    bool dumped = dump_json(value, arguments, err);
+    free(text.data);
+    return dumped;
+}
+
 static bool read_tool_call(struct json_text object, const struct place *place, struct chat_tool_call *call,
                            struct error *err) {
     struct json_text function, name, arguments;
@@ -142,7 +160,7 @@ static bool read_tool_call(struct json_text object, const struct place *place, s
     if (!json_text_find(function, "arguments", &arguments))
         return refuse(err, place, ".function.arguments", "is missing");
     if (!read_string(name, &call->name, err)) return false;
-    if (json_text_kind(arguments) == JSON_STRING) return read_string(arguments, &call->arguments, err);
+    if (json_text_kind(arguments) == JSON_STRING) return read_arguments(arguments, &call->arguments, err);
     if (json_text_kind(arguments) == JSON_OBJECT) return dump_json(arguments, &call->arguments, err);
     return refuse_kind(err, place, ".function.arguments", arguments, "a string of JSON or an object");
 }
@@ -166,13 +184,17 @@ static bool read_tool_calls(struct json_text object, const struct place *message
 static bool read_message(struct json_text object, const struct place *place, struct chat_message *message,
                          struct error *err) {
     struct json_text reasoning;
+    static const char *const reasoning_keys[] = {"reasoning_content", "reasoning"};
     if (json_text_kind(object) != JSON_OBJECT)
         return refuse_kind(err, place, "", object, "an object with role and content");
     if (!read_role(object, place, &message->role, err) || !read_content(object, place, message, err)) return false;
     if (message->role != CHAT_ASSISTANT) return true;
-    if (find_given(object, "reasoning_content", &reasoning)) {
-        if (json_text_kind(reasoning) != JSON_STRING)
-            return refuse_kind(err, place, ".reasoning_content", reasoning, "a string");
+    for (int i = 0; i < 2 && message->reasoning_content.data == NULL; i++) {
+        if (!find_given(object, reasoning_keys[i], &reasoning)) continue;
+        if (json_text_kind(reasoning) != JSON_STRING) {
+            struct place key = place_of(".%s", reasoning_keys[i]);
+            return refuse_kind(err, place, key.text, reasoning, "a string");
+        }
         if (!read_string(reasoning, &message->reasoning_content, err)) return false;
     }
     return read_tool_calls(object, place, message, err);

@@ -1,7 +1,9 @@
 /* The `messages` and `tools` of a chat request body to struct chat.
  *
  * Roles: system, developer (taken as system), user, assistant, tool. Content: a string, or an array of text parts,
- * which are joined by a newline; null or absent only for an assistant message, where it means "". A fault is
+ * which are joined by a newline; null or absent only for an assistant message, where it means "". Reasoning of an
+ * assistant: reasoning_content or, the same, reasoning. Arguments of a call: an object, or a string that spells one,
+ * which is written as json_text_dump writes it; "" is {}, and any other string is kept. A fault is
  * ERR_INVALID with param such as "messages[2].role" and a message that says what is allowed. Fields not named here are
  * ignored. */
 #ifndef QUERN_SERVER_CHAT_MESSAGES_H

@@ -104,7 +104,10 @@ static void write_tool_calls(const struct chat_message *message, bool has_conten
 static void write_assistant(const struct chat *chat, int32_t index, bool is_current_turn, struct string_builder *out) {
     const struct chat_message *message = &chat->messages[index];
     struct span content = span_of(message->content), reasoning = {"", 0};
-    if (message->reasoning_content.data) {
+    bool knows_reasoning = chat->family != CHAT_INSTRUCT;
+    if (!knows_reasoning) {
+        is_current_turn = false;
+    } else if (message->reasoning_content.data) {
         reasoning = span_of(message->reasoning_content);
     } else if (memmem(content.data, content.length, "</think>", strlen("</think>"))) {
         reasoning = strip_left(after_last(strip_right(before_first(content, "</think>")), "<think>"));
@@ -144,6 +147,7 @@ static void write_turn(const char *role, struct chat_text content, struct string
 
 bool chat_template_render(const struct chat *chat, struct string_builder *out, struct error *err) {
     assert(chat->n_messages > 0);
+    if (chat->family == CHAT_CODER) return chat_template_render_coder(chat, out, err);
     int32_t query = last_query(chat);
     write_system_and_tools(chat, out);
     for (int32_t i = 0; i < chat->n_messages; i++) {
@@ -165,7 +169,9 @@ bool chat_template_render(const struct chat *chat, struct string_builder *out, s
     }
     if (chat->add_generation_prompt) {
         string_builder_append_text(out, "<|im_start|>assistant\n");
-        if (chat->thinking == CHAT_THINKING_OFF) string_builder_append_text(out, "<think>\n\n</think>\n\n");
+        if (chat->family == CHAT_THINKING) string_builder_append_text(out, "<think>\n");
+        if (chat->family == CHAT_HYBRID && chat->thinking == CHAT_THINKING_OFF)
+            string_builder_append_text(out, "<think>\n\n</think>\n\n");
     }
     return string_builder_check(out, "The prompt", err);
 }

@@ -50,6 +50,13 @@ static void say_ready(struct log *log, const char *url, const char *name) {
                 url, name);
 }
 
+static bool find_family(const struct config *config, enum chat_family *family, struct log *log, struct error *err) {
+    const char *folder = config->tokenizer[0] != '\0' ? config->tokenizer : config->model;
+    if (!chat_family_find(folder, config->chat_template, family, err)) return false;
+    log_message(log, LOG_INFO, "chat template: %s", chat_family_name(*family));
+    return true;
+}
+
 struct serving {
     struct server server;
     char *model_name; // owned, as all here
@@ -80,6 +87,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     log_message(log, LOG_INFO, "listening on %s, loading %s", http_url(serving->http), config->model);
     serving->tokenizer = engine_setup_tokenizer(config, err);
     if (serving->tokenizer == NULL) return false;
+    if (!find_family(config, &serving->server.family, log, err)) return false;
     const struct engine_options engine_options = engine_setup_options(config, of->ops, log);
     serving->engine = engine_create(&engine_options, err);
     if (serving->engine == NULL) return false;

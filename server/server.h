@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "engine/log.h"
 #include "engine/tokenizer.h"
+#include "server/chat_family.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -21,6 +22,7 @@ struct server {
     struct log *log;
     struct engine *engine;       // NULL while loading
     struct tokenizer *tokenizer; // NULL while loading
+    enum chat_family family;     // set before server_ready
     int64_t created_s;           // Unix time of the model entry
     uint64_t id_key;             // random: keys the ids of answers
     uint64_t seed_key;           // random: keys the seeds of requests that name none

@@ -40,7 +40,7 @@ static void test_reads_every_field(void **state) {
     assert_text(chat.messages[2].reasoning_content, "why", 3);
     assert_int_equal(chat.messages[2].n_tool_calls, 2);
     assert_text(chat.messages[2].tool_calls[0].name, "f", 1);
-    assert_text(chat.messages[2].tool_calls[0].arguments, "{\"a\":1}", 7);
+    assert_text(chat.messages[2].tool_calls[0].arguments, "{\"a\": 1}", 8); // as the template would write the object
     assert_text(chat.messages[2].tool_calls[1].arguments, "{\"a\": 1, \"b\": 1.0}", 18);
     assert_int_equal(chat.messages[3].role, CHAT_TOOL);
     assert_text(chat.messages[3].content, "", 0);
@@ -51,6 +51,33 @@ static void test_reads_every_field(void **state) {
     assert_text(chat.tools[0], tool, strlen(tool));
     chat_finish(&chat);
     assert_null(chat.messages);
+}
+
+static void test_reasoning_has_two_names(void **state) {
+    (void)state;
+    struct chat chat = read_valid("{\"messages\":[{\"role\":\"assistant\",\"reasoning\":\"a\"},"
+                                  "{\"role\":\"assistant\",\"reasoning\":\"b\",\"reasoning_content\":\"c\"},"
+                                  "{\"role\":\"assistant\",\"reasoning\":\"d\",\"reasoning_content\":null}]}");
+    assert_text(chat.messages[0].reasoning_content, "a", 1);
+    assert_text(chat.messages[1].reasoning_content, "c", 1);
+    assert_text(chat.messages[2].reasoning_content, "d", 1);
+    chat_finish(&chat);
+}
+
+static void test_arguments_that_are_no_object_are_kept(void **state) {
+    (void)state;
+    static const char *const arguments[] = {"", "{\\\"a\\\": ", "[1]", "null"};
+    static const char *const kept[] = {"{}", "{\"a\": ", "[1]", "null"};
+    for (size_t i = 0; i < 4; i++) {
+        char body[256];
+        snprintf(body, sizeof body,
+                 "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\","
+                 "\"arguments\":\"%s\"}}]}]}",
+                 arguments[i]);
+        struct chat chat = read_valid(body);
+        assert_text(chat.messages[0].tool_calls[0].arguments, kept[i], strlen(kept[i]));
+        chat_finish(&chat);
+    }
 }
 
 static void test_tools_may_be_null_or_empty(void **state) {
@@ -130,6 +157,8 @@ static void test_faults_name_their_place(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads_every_field),
+        cmocka_unit_test(test_reasoning_has_two_names),
+        cmocka_unit_test(test_arguments_that_are_no_object_are_kept),
         cmocka_unit_test(test_tools_may_be_null_or_empty),
         cmocka_unit_test(test_faults_name_their_place),
     };

@@ -31,12 +31,15 @@ static struct chat chat_of_case(struct json_text test_case) {
     return chat;
 }
 
-static void assert_renders(struct json_text test_case, const char *text_key) {
+/* The prompt of test_case, as the family's template writes it, is text_key of row. */
+static void assert_renders_as(struct json_text test_case, struct json_text row, const char *text_key,
+                              enum chat_family family) {
     struct error err = {0};
     struct string_builder prompt = {0};
     size_t n_expected, n_name;
     struct chat chat = chat_of_case(test_case);
-    char *expected = fixture_string(test_case, text_key, &n_expected);
+    chat.family = family;
+    char *expected = fixture_string(row, text_key, &n_expected);
     char *name = fixture_string(test_case, "name", &n_name);
     assert_true(chat_template_render(&chat, &prompt, &err));
     if (prompt.length != n_expected || memcmp(prompt.data, expected, n_expected) != 0)
@@ -49,6 +52,10 @@ static void assert_renders(struct json_text test_case, const char *text_key) {
     free(name);
 }
 
+static void assert_renders(struct json_text test_case, const char *text_key) {
+    assert_renders_as(test_case, test_case, text_key, CHAT_HYBRID);
+}
+
 static void test_all_recorded_conversations(void **state) {
     (void)state;
     char *data;
@@ -58,6 +65,46 @@ static void test_all_recorded_conversations(void **state) {
     for (; json_text_next(cases, &cursor, &test_case); n_cases++) assert_renders(test_case, "text");
     assert_int_equal(n_cases, 120);
     free(data);
+}
+
+/* The other templates of the family: what they make of the recorded conversations, and a few cases of their own. */
+static void test_all_families(void **state) {
+    (void)state;
+    char *data, *own_data;
+    struct json_text recorded, row, cases = fixture_json(GOLDEN "chat_template.json", &data);
+    struct json_text rows = fixture_json(GOLDEN "chat_families.json", &own_data);
+    struct json_cursor case_cursor = {0}, cursor = {0};
+    int n_rows = 0;
+    for (; json_text_next(rows, &cursor, &row); n_rows++) {
+        struct json_text own;
+        bool is_own = json_text_find(row, "messages", &own);
+        struct json_text conversation = row;
+        if (!is_own) assert_true(json_text_next(cases, &case_cursor, &recorded));
+        if (!is_own) conversation = recorded;
+        if (is_own) assert_renders_as(conversation, row, "hybrid", CHAT_HYBRID);
+        assert_renders_as(conversation, row, "instruct", CHAT_INSTRUCT);
+        assert_renders_as(conversation, row, "thinking", CHAT_THINKING);
+        assert_renders_as(conversation, row, "coder", CHAT_CODER);
+    }
+    assert_int_equal(n_rows, 127);
+    free(data);
+    free(own_data);
+}
+
+static void test_the_coder_needs_arguments_that_are_an_object(void **state) {
+    (void)state;
+    static const char body[] = "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\","
+                               "\"arguments\":\"{\"}}]}]}";
+    struct error err = {0};
+    struct chat chat = {0};
+    struct string_builder prompt = {0};
+    assert_true(chat_messages_read(body, strlen(body), &chat, &err));
+    chat.family = CHAT_CODER;
+    assert_false(chat_template_render(&chat, &prompt, &err));
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_string_equal(err.param, "messages");
+    string_builder_finish(&prompt);
+    chat_finish(&chat);
 }
 
 static void test_prompts_of_golden_cases(void **state) {
@@ -132,6 +179,8 @@ static void test_a_prompt_over_the_limit_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_recorded_conversations),
+        cmocka_unit_test(test_all_families),
+        cmocka_unit_test(test_the_coder_needs_arguments_that_are_an_object),
         cmocka_unit_test(test_prompts_of_golden_cases),
         cmocka_unit_test(test_corners),
         cmocka_unit_test(test_a_prompt_over_the_limit_is_refused),
