@@ -16,10 +16,6 @@ static const struct generation_format format = {
     .max_new_tokens = INT32_MAX,
     .body_object = "chat.completion",
     .chunk_object = "chat.completion.chunk",
-    .body_before = "\"message\":{\"role\":\"assistant\",\"content\":",
-    .body_after = ",\"refusal\":null}",
-    .chunk_before = "\"delta\":{\"content\":",
-    .chunk_after = "}",
     .chunk_first = "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}",
     .chunk_last = "\"delta\":{}",
     .logprobs = LOGPROBS_CHAT,
@@ -34,21 +30,70 @@ static void open_final_turn(struct string_builder *prompt) {
     prompt->length -= length;
 }
 
-/* The body's messages to token ids. */
-static bool encode(struct server *server, const struct openai_source *source, const struct openai_request *request,
+/* tool_choice none is kept by leaving the tools out of the prompt. */
+static void choose_tools(struct openai_request *request, struct chat *chat) {
+    request->tools = chat->tools;
+    request->n_tools = chat->n_tools;
+    request->has_strict_tools = chat->has_strict_tools;
+    if (!request->has_no_tools) return;
+    chat->tools = NULL;
+    chat->n_tools = 0;
+}
+
+/* The tools were lent to the chat for its prompt; the answer needs them too. */
+static void return_tools(struct openai_request *request, struct chat *chat) {
+    if (chat->tools != request->tools) return;
+    chat->tools = NULL;
+    chat->n_tools = 0;
+}
+
+static bool check_strict(const struct openai_request *request, struct error *err) {
+    if (!request->has_strict_tools || request->has_no_tools) return true;
+    return fail_param(err, ERR_INVALID, "tools",
+                      "strict cannot be guaranteed by this server yet; it must be false or left out");
+}
+
+static bool check_thinking(const struct server *server, const struct openai_request *request, struct error *err) {
+    if (server->family != CHAT_THINKING || request->thinking != CHAT_THINKING_OFF) return true;
+    return fail_param(err, ERR_INVALID, "enable_thinking", "this model always thinks; that cannot be turned off");
+}
+
+/* The body's messages to token ids, and its tools to the request. */
+static bool encode(struct server *server, const struct openai_source *source, struct openai_request *request,
                    struct token_list *ids, struct error *err) {
     struct chat chat = {0};
+    if (!check_thinking(server, request, err)) return false;
     if (!chat_messages_read(source->body, source->length, &chat, err)) return false;
     chat.family = server->family;
     chat.thinking = request->thinking;
     if (request->no_generation_prompt || request->continues_final) chat.add_generation_prompt = false;
+    choose_tools(request, &chat);
     struct string_builder prompt = {0};
     bool ok = chat_template_render(&chat, &prompt, err);
     if (ok && request->continues_final) open_final_turn(&prompt);
     ok = ok && tokenizer_encode(server->tokenizer, prompt.data, prompt.length, ids, err);
     string_builder_finish(&prompt);
+    return_tools(request, &chat);
     chat_finish(&chat);
     return ok;
+}
+
+/* How the answer may begin. A message that is continued is behind its reasoning already. */
+static enum answer_thinking thinking_of(const struct server *server, const struct openai_request *request) {
+    if (request->continues_final) return ANSWER_NEVER_THINKS;
+    if (server->family == CHAT_THINKING) return request->no_generation_prompt ? ANSWER_MAY_THINK : ANSWER_THINKS;
+    bool may = server->family == CHAT_HYBRID && request->thinking != CHAT_THINKING_OFF;
+    return may ? ANSWER_MAY_THINK : ANSWER_NEVER_THINKS;
+}
+
+static struct answer_options answer_options(const struct server *server, const struct openai_request *request) {
+    return (struct answer_options){.drops_reasoning = request->drops_reasoning,
+                                   .form = {.thinking = thinking_of(server, request),
+                                            .has_calls = request->n_tools > 0 && !request->has_no_tools,
+                                            .call_form = server->family == CHAT_CODER ? CALL_FORM_XML : CALL_FORM_JSON,
+                                            .tools = request->tools,
+                                            .n_tools = request->n_tools,
+                                            .one_call = request->one_call}};
 }
 
 void chat_completions_post(struct server *server, struct http_request *http) {
@@ -60,9 +105,11 @@ void chat_completions_post(struct server *server, struct http_request *http) {
     struct error err;
     source.body = http_body(http, &source.length, &err);
     if (source.body != NULL && openai_request_read(&source, &request, &err) &&
-        server_check_model(server, request.model, &err) && encode(server, &source, &request, &ids, &err)) {
+        server_check_model(server, request.model, &err) && encode(server, &source, &request, &ids, &err) &&
+        check_strict(&request, &err)) {
+        const struct answer_options answer = answer_options(server, &request);
         const struct generation_options options = {
-            .format = &format, .request = &request, .prompts = &ids, .n_prompts = 1};
+            .format = &format, .request = &request, .prompts = &ids, .n_prompts = 1, .answer = &answer};
         generation_start(server, http, &options);
     } else {
         openai_respond_failure(server, http, &err);

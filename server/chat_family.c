@@ -26,14 +26,15 @@ bool chat_family_recognise(const char *template, enum chat_family *family) {
         {"<function=", CHAT_CODER},
         {"enable_thinking", CHAT_HYBRID},
         {"<|im_start|>assistant\\n<think>", CHAT_THINKING},
-        {"<|im_start|>", CHAT_INSTRUCT},
     };
+    if (strstr(template, "<|im_start|>") == NULL) return false;
+    *family = CHAT_INSTRUCT;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; ++i) {
         if (strstr(template, parts[i].part) == NULL) continue;
         *family = parts[i].family;
-        return true;
+        break;
     }
-    return false;
+    return true;
 }
 
 static bool read_file(const char *path, struct string_builder *text, struct error *err) {

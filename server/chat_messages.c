@@ -216,8 +216,9 @@ static bool read_messages(struct json_text request, struct chat *chat, struct er
     return chat->n_messages > 0 || refuse(err, &place, "", "is empty, but must hold at least one message");
 }
 
-static bool read_tool(struct json_text tool, const struct place *place, struct chat_text *text, struct error *err) {
-    struct json_text type, function, name;
+static bool read_tool(struct json_text tool, const struct place *place, struct chat_text *text, bool *is_strict,
+                      struct error *err) {
+    struct json_text type, function, name, strict;
     if (json_text_kind(tool) != JSON_OBJECT) return refuse_kind(err, place, "", tool, "an object with a function");
     if (json_text_find(tool, "type", &type) &&
         (json_text_kind(type) != JSON_STRING || !json_text_equals(type, "function")))
@@ -226,6 +227,8 @@ static bool read_tool(struct json_text tool, const struct place *place, struct c
     if (json_text_kind(function) != JSON_OBJECT) return refuse_kind(err, place, ".function", function, "an object");
     if (!json_text_find(function, "name", &name)) return refuse(err, place, ".function.name", "is missing");
     if (json_text_kind(name) != JSON_STRING) return refuse_kind(err, place, ".function.name", name, "a string");
+    if (json_text_find(function, "strict", &strict) && json_text_kind(strict) == JSON_BOOL)
+        *is_strict |= strict.data[0] == 't';
     return dump_json(tool, text, err);
 }
 
@@ -240,7 +243,7 @@ static bool read_tools(struct json_text request, struct chat *chat, struct error
     chat->tools = items;
     while (json_text_next(tools, &cursor, &tool)) {
         struct place element = place_of("tools[%d]", chat->n_tools);
-        if (!read_tool(tool, &element, &chat->tools[chat->n_tools++], err)) return false;
+        if (!read_tool(tool, &element, &chat->tools[chat->n_tools++], &chat->has_strict_tools, err)) return false;
     }
     return true;
 }

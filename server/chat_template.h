@@ -43,6 +43,7 @@ struct chat {
     int32_t n_messages;            // at least 1 to render
     struct chat_text *tools;       // [n_tools], owned; each the JSON of one tool, as json_text_dump writes it
     int32_t n_tools;
+    bool has_strict_tools; // at least one asks that its calls fit its schema; the prompt does not depend on it
     enum chat_thinking thinking;
     bool add_generation_prompt; // end with the start of the assistant's turn
 };

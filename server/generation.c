@@ -16,7 +16,8 @@
 struct choice {
     struct detokenizer detokenizer;
     struct stream_delivery delivery;
-    struct string_builder text;   // stream: what is not sent yet; otherwise all of it
+    struct string_builder text;   // stream: what is not sent yet; otherwise all of it; parsed: nothing
+    struct answer answer;         // parsed
     struct string_builder before; // stream: of every chunk of this choice, up to what it holds
     struct logprobs logprobs;     // stream: what is not sent yet; otherwise all of them
     struct string_builder ids;    // return_token_ids: the same of the tokens' ids, "1,2,3"
@@ -35,6 +36,7 @@ struct generation {
     const struct generation_format *format; // static
     struct openai_request request;          // owned
     struct stream *stream;                  // owned reference
+    bool parses;                            // text goes through the answers of the choices
     char id[SERVER_ID_SIZE];
     struct string_builder head; // of every event, up to the choices
     struct string_builder out;  // stream: bytes not read yet, from n_read on
@@ -78,12 +80,41 @@ static struct error *error_slot(struct generation *generation) {
     return generation->error.code == ERR_NONE ? &generation->error : NULL;
 }
 
+/* It has all it wanted, though the model might go on. */
+static bool is_complete(const struct choice *choice) {
+    return choice->detokenizer.stopped || choice->answer.parser.is_done;
+}
+
+/* Token number index of what was delivered; true when it is the last that counts. */
+static bool take_token(struct generation *generation, struct choice *choice, size_t index) {
+    int32_t token = choice->delivery.tokens[index];
+    arm_stops(generation, choice);
+    ++choice->n_generated;
+    if (generation->request.return_token_ids) write_id(&choice->ids, token);
+    if (generation->request.n_scores > 0)
+        logprobs_add(&choice->logprobs, generation->format->logprobs, generation->server->tokenizer, token,
+                     &choice->delivery.scores[index]);
+    if (is_end_token(generation, token)) return false;
+    detokenizer_push(&choice->detokenizer, token, &choice->text);
+    if (generation->parses) {
+        answer_count_token(&choice->answer, token);
+        answer_push(&choice->answer, &choice->text);
+    }
+    return is_complete(choice);
+}
+
 static void finish_choice(struct generation *generation, struct choice *choice, const struct engine_event *last) {
     detokenizer_flush(&choice->detokenizer, &choice->text);
-    bool stopped = choice->detokenizer.stopped;
+    if (generation->parses) {
+        answer_push(&choice->answer, &choice->text);
+        answer_end(&choice->answer);
+    }
+    bool stopped = is_complete(choice);
     choice->last = *last;
     --generation->n_unfinished;
-    choice->finish_reason = stopped || last->reason == FINISH_STOP ? "stop" : "length";
+    choice->finish_reason = !stopped && last->reason != FINISH_STOP ? "length"
+                            : choice->answer.n_calls > 0            ? "tool_calls"
+                                                                    : "stop";
     if (stopped) {
         if (last->reason == FINISH_CANCELLED) atomic_fetch_add(&generation->server->n_stopped_by_string, 1);
         return;
@@ -98,15 +129,8 @@ static void take_choice(struct generation *generation, int32_t index) {
     struct choice *choice = &generation->choices[index];
     struct stream_delivery *delivery = &choice->delivery;
     stream_take(generation->stream, index, delivery);
-    for (size_t i = 0; i < delivery->count && !choice->detokenizer.stopped; ++i) {
-        arm_stops(generation, choice);
-        ++choice->n_generated;
-        if (generation->request.return_token_ids) write_id(&choice->ids, delivery->tokens[i]);
-        if (generation->request.n_scores > 0)
-            logprobs_add(&choice->logprobs, generation->format->logprobs, generation->server->tokenizer,
-                         delivery->tokens[i], &delivery->scores[i]);
-        if (is_end_token(generation, delivery->tokens[i])) continue;
-        if (detokenizer_push(&choice->detokenizer, delivery->tokens[i], &choice->text)) {
+    for (size_t i = 0; i < delivery->count && !is_complete(choice); ++i) {
+        if (take_token(generation, choice, i)) {
             stream_cancel(generation->stream, index, generation->server->engine);
         }
     }
@@ -115,6 +139,7 @@ static void take_choice(struct generation *generation, int32_t index) {
     }
     string_builder_check(&choice->text, "the answer", error_slot(generation));
     if (delivery->finished) finish_choice(generation, choice, &delivery->last);
+    if (generation->parses) answer_check(&choice->answer, error_slot(generation));
 }
 
 static void take_all(struct generation *generation, struct http_request *http) {
@@ -136,17 +161,22 @@ static void write_head(struct generation *generation, const char *object, struct
 }
 
 static void write_usage(const struct generation *generation, struct string_builder *out) {
-    int64_t n_prompt = 0, n_cached = 0, n_generated = 0;
+    int64_t n_prompt = 0, n_cached = 0, n_generated = 0, n_reasoning = 0;
     for (int32_t i = 0; i < generation->n_choices; ++i) {
+        n_reasoning += generation->choices[i].answer.n_reasoning_tokens;
         n_prompt += generation->choices[i].last.n_prompt;
         n_cached += generation->choices[i].last.n_cached;
         n_generated += generation->choices[i].n_generated;
     }
     json_write_format(out,
                       "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
-                      "\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
+                      "\"prompt_tokens_details\":{\"cached_tokens\":%lld}",
                       (long long)n_prompt, (long long)n_generated, (long long)(n_prompt + n_generated),
                       (long long)n_cached);
+    if (generation->parses) {
+        json_write_format(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%lld}", (long long)n_reasoning);
+    }
+    string_builder_append_text(out, "}");
 }
 
 /* ,"name":[…] */
@@ -164,9 +194,13 @@ static void respond_body(struct generation *generation, struct http_request *htt
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         json_write_format(&body, "%s{\"index\":%d,", i > 0 ? "," : "", (int)i);
-        string_builder_append_text(&body, format->body_before);
-        json_write_string(&body, choice->text.data, choice->text.length);
-        string_builder_append_text(&body, format->body_after);
+        if (generation->parses) {
+            answer_write_message(&choice->answer, &body);
+        } else {
+            string_builder_append_text(&body, format->body_before);
+            json_write_string(&body, choice->text.data, choice->text.length);
+            string_builder_append_text(&body, format->body_after);
+        }
         string_builder_append_text(&body, ",\"logprobs\":");
         logprobs_write(&choice->logprobs, format->logprobs, &body);
         json_write_format(&body, ",\"finish_reason\":\"%s\"", choice->finish_reason);
@@ -228,11 +262,22 @@ static void write_chunk(struct generation *generation, int32_t index, const char
     end_chunk(generation, &generation->choices[index], finish_reason);
 }
 
+/* One chunk for each delta that a parsed choice has. */
+static void write_deltas(struct generation *generation, int32_t index) {
+    struct string_builder delta = {0};
+    for (; answer_write_delta(&generation->choices[index].answer, &delta); delta.length = 0) {
+        if (delta.failure == ERR_NONE) write_chunk(generation, index, delta.data, NULL);
+    }
+    if (delta.failure != ERR_NONE) generation->out.failure = delta.failure;
+    string_builder_finish(&delta);
+}
+
 static void write_choice(struct generation *generation, int32_t index) {
     const struct generation_format *format = generation->format;
     struct choice *choice = &generation->choices[index];
     if (!choice->begun && format->chunk_first != NULL) write_chunk(generation, index, format->chunk_first, NULL);
     choice->begun = true;
+    if (generation->parses) write_deltas(generation, index);
     if (choice->text.length > 0) {
         append(&generation->out, &choice->before);
         string_builder_append_text(&generation->out, format->chunk_before);
@@ -327,6 +372,7 @@ static void destroy(struct generation *generation, const char *finish) {
         struct choice *choice = &generation->choices[i];
         if (generation->stream != NULL) stream_cancel(generation->stream, i, generation->server->engine);
         detokenizer_finish(&choice->detokenizer);
+        answer_finish(&choice->answer);
         string_builder_finish(&choice->text);
         string_builder_finish(&choice->before);
         logprobs_finish(&choice->logprobs);
@@ -390,19 +436,22 @@ static struct generation *create(struct server *server, struct http_request *htt
     generation->request = *options->request;
     *options->request = (struct openai_request){0};
     generation->n_choices = generation->n_unfinished = options->n_prompts;
+    generation->parses = options->answer != NULL;
     server_next_id(server, options->format->id_prefix, generation->id);
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         choice->detokenizer = (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
+        if (generation->parses) answer_init(&choice->answer, options->answer, server);
         choice->n_prompt = (int32_t)options->prompts[i].count;
         for (int32_t t = 0; generation->request.return_token_ids && t < choice->n_prompt; ++t)
             write_id(&choice->prompt_ids, options->prompts[i].ids[t]);
     }
     if (generation->request.stream) prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
+    bool ends_early = options->answer != NULL && options->answer->form.one_call;
     const struct stream_options stream = {
         .request = http,
-        .wake_on_token = generation->request.stream || generation->request.stops.count > 0,
+        .wake_on_token = generation->request.stream || generation->request.stops.count > 0 || ends_early,
         .n_choices = generation->n_choices,
         .id = generation->id,
         .endpoint = options->format->endpoint,

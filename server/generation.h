@@ -7,6 +7,7 @@
 #define QUERN_SERVER_GENERATION_H
 
 #include "engine/error.h"
+#include "server/answer.h"
 #include "server/logprobs.h"
 #include "server/openai_request.h"
 
@@ -23,8 +24,8 @@ struct generation_format {
     int32_t max_new_tokens; // where the request names none; cut to what the context leaves
     const char *body_object;
     const char *chunk_object;
-    const char *body_before, *body_after;   // around the whole text in a body
-    const char *chunk_before, *chunk_after; // around a piece of it in a chunk
+    const char *body_before, *body_after;   // around the whole text in a body, unless it is parsed
+    const char *chunk_before, *chunk_after; // around a piece of it in a chunk, unless it is parsed
     const char *chunk_first;                // what the first chunk of a choice holds, NULL: there is none
     const char *chunk_last;                 // what the chunk with finish_reason holds
     enum logprobs_form logprobs;
@@ -36,6 +37,7 @@ struct generation_options {
     struct openai_request *request;         // moved if it is taken on; the caller finishes what is left
     const struct token_list *prompts;       // [n_prompts], copied; one choice for each
     int32_t n_prompts;
+    const struct answer_options *answer; // NULL: text as it is; copied, what it points to belongs to request
 };
 
 /* Answers, defers, or answers with what went wrong. */

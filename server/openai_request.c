@@ -326,15 +326,64 @@ READER(read_number_of_logprobs) {
     return true;
 }
 
+/* Several fields say whether to think; they must agree. */
+static bool set_thinking(const struct field *field, bool on, struct reading *reading, struct error *err) {
+    enum chat_thinking *thinking = &reading->request->thinking, wanted = on ? CHAT_THINKING_ON : CHAT_THINKING_OFF;
+    if (*thinking != CHAT_THINKING_DEFAULT && *thinking != wanted) {
+        return fail_param(err, ERR_INVALID, field->name, "%s turns thinking %s, and another field turns it %s",
+                          field->name, on ? "on" : "off", on ? "off" : "on");
+    }
+    *thinking = wanted;
+    return true;
+}
+
+READER(read_thinking) {
+    bool on = false;
+    return flag_of(field, value, &on, err) && set_thinking(field, on, reading, err);
+}
+
 READER(read_template_arguments) {
     if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
     const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
     struct json_text enable;
     if (!json_text_find(value, "enable_thinking", &enable) || json_text_kind(enable) == JSON_NULL) return true;
-    bool on = false;
-    if (!flag_of(&thinking, enable, &on, err)) return false;
-    reading->request->thinking = on ? CHAT_THINKING_ON : CHAT_THINKING_OFF;
+    return read_thinking(&thinking, enable, reading, err);
+}
+
+READER(read_reasoning_effort) {
+    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    for (size_t i = 0; i < sizeof efforts / sizeof *efforts; ++i) {
+        if (json_text_equals(value, efforts[i])) return set_thinking(field, i > 0, reading, err);
+    }
+    return refuse(field, value, err);
+}
+
+READER(read_include_reasoning) {
+    bool include = true;
+    if (!flag_of(field, value, &include, err)) return false;
+    reading->request->drops_reasoning = !include;
     return true;
+}
+
+READER(read_parallel_calls) {
+    bool parallel = true;
+    if (!flag_of(field, value, &parallel, err)) return false;
+    reading->request->one_call = !parallel;
+    return true;
+}
+
+READER(read_tool_choice) {
+    bool is_name = json_text_kind(value) == JSON_STRING;
+    reading->request->has_no_tools = is_name && json_text_equals(value, "none");
+    if (reading->request->has_no_tools || (is_name && json_text_equals(value, "auto"))) return true;
+    if (json_text_kind(value) == JSON_OBJECT || (is_name && json_text_equals(value, "required"))) {
+        return fail_param(err, ERR_INVALID, field->name,
+                          "tool_choice is not supported beyond \"auto\" or \"none\", as a call cannot be guaranteed "
+                          "yet, not %s",
+                          excerpt_of(value).text);
+    }
+    return refuse(field, value, err);
 }
 
 READER(read_echo) {
@@ -459,6 +508,11 @@ static const struct field fields[] = {
     {"top_logprobs", OPENAI_CHAT, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"logprobs", OPENAI_COMPLETIONS, read_number_of_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
+    {"enable_thinking", OPENAI_CHAT, read_thinking, "true or false", 0, 0},
+    {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high or xhigh", 0, 0},
+    {"include_reasoning", OPENAI_CHAT, read_include_reasoning, "true or false", 0, 0},
+    {"parallel_tool_calls", OPENAI_CHAT, read_parallel_calls, "true or false", 0, 0},
+    {"tool_choice", OPENAI_CHAT, read_tool_choice, "\"auto\" or \"none\"", 0, 0},
     {"user", BOTH, read_nothing, NULL, 0, 0},
 };
 
@@ -476,7 +530,7 @@ static const struct unserved {
     {"use_beam_search", {"false"}},
     {"skip_special_tokens", {"true"}},
     {"response_format", {"{\"type\": \"text\"}"}},
-    {"tool_choice", {"\"auto\"", "\"none\""}},
+    {"tool_choice", {"\"auto\"", "\"none\""}}, // completions
     {"functions", {"[]"}},
     {"function_call", {"\"auto\"", "\"none\""}},
     {"structured_outputs", {"{}"}},
@@ -572,5 +626,9 @@ void openai_request_finish(struct openai_request *request) {
     token_list_finish(&request->allowed_tokens);
     free((void *)(uintptr_t)request->adjustments.biases);
     request->adjustments = (struct sampling_adjustments){0};
+    for (int32_t i = 0; i < request->n_tools; ++i) free(request->tools[i].data);
+    free(request->tools);
+    request->tools = NULL;
+    request->n_tools = 0;
     clear_prompts(request);
 }

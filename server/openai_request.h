@@ -45,8 +45,14 @@ struct openai_request {
     bool continues_final;      // chat: the last message is not closed
     bool no_generation_prompt; // chat: the assistant's turn is not opened
     bool ignore_eos;
-    int32_t n_scores;              // 0: no logprobs; n: of each token and of the n - 1 likeliest
-    enum chat_thinking thinking;   // chat
+    int32_t n_scores;            // 0: no logprobs; n: of each token and of the n - 1 likeliest
+    enum chat_thinking thinking; // chat
+    bool drops_reasoning;        // chat
+    bool has_no_tools;           // chat: tool_choice none
+    bool one_call;               // chat: not parallel_tool_calls
+    struct chat_text *tools;     // [n_tools], owned; chat: put here by who reads its messages
+    int32_t n_tools;
+    bool has_strict_tools;
     bool echo;                     // completions
     struct openai_prompt *prompts; // [n_prompts], owned; completions
     int32_t n_prompts;

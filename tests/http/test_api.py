@@ -25,8 +25,10 @@ class Chat(ServerTest):
                 "index": 0,
                 "message": {
                     "role": "assistant",
-                    "content": "<think>\nThis is a simple message.\n</think>\n\nHello! How can I help you today?",
+                    "content": "Hello! How can I help you today?",
                     "refusal": None,
+                    "reasoning_content": "This is a simple message.",
+                    "reasoning": "This is a simple message.",
                 },
                 "logprobs": None,
                 "finish_reason": "stop",
@@ -36,6 +38,7 @@ class Chat(ServerTest):
                 "completion_tokens": 20,
                 "total_tokens": 30,
                 "prompt_tokens_details": {"cached_tokens": answer["usage"]["prompt_tokens_details"]["cached_tokens"]},
+                "completion_tokens_details": {"reasoning_tokens": 7},
             },
         })
 

@@ -1,4 +1,5 @@
 """The official openai SDK against the server: chat, stream, completions, models, errors."""
+import json
 import unittest
 
 from harness import Server
@@ -7,6 +8,10 @@ try:
     import openai
 except ImportError:
     openai = None
+
+WEATHER = {"type": "function", "function": {
+    "name": "get_weather", "description": "Get the current weather for a city.", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "description": "The city name"}}, "required": ["city"]}}}
 
 
 @unittest.skipIf(openai is None, "the openai SDK is not installed")
@@ -28,7 +33,9 @@ class Sdk(unittest.TestCase):
     def test_chat(self):
         answer = self.chat("Hello!", extra_body={"chat_template_kwargs": {"enable_thinking": True}})
         self.assertEqual(answer.choices[0].message.role, "assistant")
-        self.assertTrue(answer.choices[0].message.content.endswith("Hello! How can I help you today?"))
+        self.assertEqual(answer.choices[0].message.content, "Hello! How can I help you today?")
+        self.assertEqual(answer.choices[0].message.reasoning_content, "This is a simple message.")
+        self.assertEqual(answer.usage.completion_tokens_details.reasoning_tokens, 7)
         self.assertEqual(answer.choices[0].finish_reason, "stop")
         self.assertEqual(answer.usage.total_tokens, 30)
         self.assertGreaterEqual(answer.usage.prompt_tokens_details.cached_tokens, 0)
@@ -56,10 +63,25 @@ class Sdk(unittest.TestCase):
         self.assertEqual("Once upon a time" + text, answer.choices[0].text)
 
     def test_tools(self):
-        tool = {"type": "function", "function": {"name": "get_weather", "parameters": {
-            "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
-        answer = self.chat("What is the weather in Paris?", tools=[tool], tool_choice="auto")
-        self.assertIsInstance(answer.choices[0].message.content, str)
+        """The loop that every agent runs: question, call, result, answer; streamed too."""
+        question = {"role": "user", "content": "What is the weather in Paris?"}
+        ask = dict(model="demo", temperature=0, tools=[WEATHER], tool_choice="auto")
+        message = self.client.chat.completions.create(messages=[question], **ask).choices[0].message
+        self.assertIsNone(message.content)
+        call, = message.tool_calls
+        self.assertEqual((call.type, call.function.name), ("function", "get_weather"))
+        self.assertEqual(json.loads(call.function.arguments), {"city": "Paris"})
+        result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 18, "sky": "sunny"}'}
+        answer = self.client.chat.completions.create(messages=[question, message, result], **ask)
+        self.assertEqual(answer.choices[0].message.content, "It is sunny in Paris with a temperature of 18 degrees.")
+
+        with self.client.chat.completions.stream(messages=[question], model="demo", temperature=0, tools=[WEATHER]) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_completion().choices[0]
+        self.assertIn("tool_calls.function.arguments.delta", kinds)
+        self.assertIn("tool_calls.function.arguments.done", kinds)
+        self.assertEqual(final.finish_reason, "tool_calls")
+        self.assertEqual(final.message.tool_calls[0].function.arguments, call.function.arguments)
 
     def test_models(self):
         self.assertEqual([model.id for model in self.client.models.list()], ["demo"])

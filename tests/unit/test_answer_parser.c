@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char tool[] =
     "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": \"object\", \"properties\": {"
@@ -324,8 +325,8 @@ static void test_a_long_call_is_content(void **state) {
     free(text);
 }
 
-/* Pieces of the forms in any order: the cuts must not matter, no byte of content may be lost, and what is told as
- * arguments must be a JSON object. */
+/* Pieces of the forms in any order, some of their bytes damaged: the cuts must not matter, and what is told as
+ * arguments must be a JSON object. QUERN_FUZZ_SECONDS makes it longer. */
 static const char *const fragments[] = {
     "<think>",
     "</think>",
@@ -391,14 +392,18 @@ static void check_event(void *user, const struct answer_event *event) {
 static void test_random_answers(void **state) {
     (void)state;
     uint32_t seed = 1;
-    const char *rounds = getenv("QUERN_FUZZ_ROUNDS");
-    long n_rounds = rounds != NULL ? atol(rounds) : 20000;
-    long n_calls = 0;
-    for (long round = 0; round < n_rounds; ++round) {
+    const char *seconds = getenv("QUERN_FUZZ_SECONDS");
+    time_t end = time(NULL) + (seconds != NULL ? atol(seconds) : 0);
+    long n_calls = 0, n_rounds = 0;
+    for (; n_rounds < 20000 || time(NULL) < end; ++n_rounds) {
         struct string_builder text = {0};
         for (int n = 1 + (int)(next_random(&seed) % 24); n > 0; --n) {
             uint32_t pick = next_random(&seed) % (sizeof fragments / sizeof *fragments);
             string_builder_append_text(&text, fragments[pick]);
+        }
+        for (uint32_t n = next_random(&seed) % 4; n > 0; --n) { // damage, but not inside a character
+            char *c = &text.data[next_random(&seed) % text.length];
+            if (!(*c & 0x80)) *c = (char)(1 + next_random(&seed) % 127);
         }
         struct answer_form form = next_random(&seed) % 2 ? json : xml;
         form.thinking = (enum answer_thinking)(next_random(&seed) % 3);

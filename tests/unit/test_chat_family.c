@@ -26,6 +26,7 @@ static void test_templates_are_told_apart(void **state) {
     }
     assert_false(chat_family_recognise(OTHER, &family));
     assert_false(chat_family_recognise("", &family));
+    assert_false(chat_family_recognise("about enable_thinking and <function=", &family));
 }
 
 static void expect(const char *folder, const char *choice, enum chat_family expected) {

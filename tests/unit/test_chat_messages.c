@@ -80,6 +80,24 @@ static void test_arguments_that_are_no_object_are_kept(void **state) {
     }
 }
 
+#define USER      "{\"role\":\"user\",\"content\":\"hi\"}"
+#define CALL(x)   "{\"messages\":[" USER ",{\"role\":\"assistant\",\"tool_calls\":" x "}]}"
+#define TOOLS(x)  "{\"messages\":[" USER "],\"tools\":" x "}"
+#define SECOND(x) "{\"messages\":[" USER "," x "]}"
+
+static void test_tools_may_be_strict(void **state) {
+    (void)state;
+    static const char *const bodies[] = {
+        TOOLS("[{\"function\":{\"name\":\"a\",\"strict\":true}},{\"function\":{\"name\":\"b\"}}]"),
+        TOOLS("[{\"function\":{\"name\":\"a\",\"strict\":false}}]"),
+        TOOLS("[{\"function\":{\"name\":\"a\",\"strict\":null}}]")};
+    for (size_t i = 0; i < 3; i++) {
+        struct chat chat = read_valid(bodies[i]);
+        assert_int_equal(chat.has_strict_tools, i == 0);
+        chat_finish(&chat);
+    }
+}
+
 static void test_tools_may_be_null_or_empty(void **state) {
     (void)state;
     static const char *const bodies[] = {"{\"messages\":[{\"role\":\"user\",\"content\":\"\"}],\"tools\":null}",
@@ -91,11 +109,6 @@ static void test_tools_may_be_null_or_empty(void **state) {
         chat_finish(&chat);
     }
 }
-
-#define USER      "{\"role\":\"user\",\"content\":\"hi\"}"
-#define CALL(x)   "{\"messages\":[" USER ",{\"role\":\"assistant\",\"tool_calls\":" x "}]}"
-#define TOOLS(x)  "{\"messages\":[" USER "],\"tools\":" x "}"
-#define SECOND(x) "{\"messages\":[" USER "," x "]}"
 
 static void test_faults_name_their_place(void **state) {
     (void)state;
@@ -138,6 +151,7 @@ static void test_faults_name_their_place(void **state) {
         {TOOLS("[{\"type\":\"web_search\"}]"), "tools[0].type", "\"function\""},
         {TOOLS("[{\"type\":\"function\"}]"), "tools[0].function", "missing"},
         {TOOLS("[{\"function\":{\"name\":\"a\"}},{\"function\":{}}]"), "tools[1].function.name", "missing"},
+        {SECOND("{\"role\":\"assistant\",\"reasoning\":[]}"), "messages[1].reasoning", "is an array"},
         {"[]", "", "must be an object"},
         {"{\"messages\":[" USER "]", "", "byte"},
     };
@@ -159,6 +173,7 @@ int main(void) {
         cmocka_unit_test(test_reads_every_field),
         cmocka_unit_test(test_reasoning_has_two_names),
         cmocka_unit_test(test_arguments_that_are_no_object_are_kept),
+        cmocka_unit_test(test_tools_may_be_strict),
         cmocka_unit_test(test_tools_may_be_null_or_empty),
         cmocka_unit_test(test_faults_name_their_place),
     };

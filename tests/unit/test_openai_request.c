@@ -254,6 +254,46 @@ static void test_logprobs(void **state) {
     refuse(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"logprobs\": true}", "logprobs", "from 0 to 20, not true");
 }
 
+static void test_reasoning_and_tools(void **state) {
+    (void)state;
+    static const struct {
+        const char *body;
+        enum chat_thinking thinking;
+    } rows[] = {
+        {"{\"enable_thinking\": false}", CHAT_THINKING_OFF},
+        {"{\"enable_thinking\": true}", CHAT_THINKING_ON},
+        {"{\"enable_thinking\": null, \"reasoning_effort\": null}", CHAT_THINKING_DEFAULT},
+        {"{\"reasoning_effort\": \"none\"}", CHAT_THINKING_OFF},
+        {"{\"reasoning_effort\": \"minimal\"}", CHAT_THINKING_ON},
+        {"{\"reasoning_effort\": \"xhigh\", \"chat_template_kwargs\": {\"enable_thinking\": true}}", CHAT_THINKING_ON},
+        {"{\"reasoning_effort\": \"none\", \"chat_template_kwargs\": {\"enable_thinking\": false}}", CHAT_THINKING_OFF},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct openai_request request = accept(OPENAI_CHAT, rows[i].body);
+        assert_int_equal(request.thinking, rows[i].thinking);
+        assert_false(request.drops_reasoning || request.has_no_tools || request.one_call);
+        openai_request_finish(&request);
+    }
+    struct openai_request request = accept(
+        OPENAI_CHAT, "{\"include_reasoning\": false, \"tool_choice\": \"none\", \"parallel_tool_calls\": false}");
+    assert_true(request.drops_reasoning && request.has_no_tools && request.one_call);
+    openai_request_finish(&request);
+    request =
+        accept(OPENAI_CHAT, "{\"include_reasoning\": true, \"tool_choice\": \"auto\", \"parallel_tool_calls\": true}");
+    assert_false(request.drops_reasoning || request.has_no_tools || request.one_call);
+    openai_request_finish(&request);
+    refuse(OPENAI_CHAT, "{\"reasoning_effort\": \"none\", \"enable_thinking\": true}", "enable_thinking",
+           "enable_thinking turns thinking on, and another field turns it off");
+    refuse(OPENAI_CHAT, "{\"enable_thinking\": true, \"reasoning_effort\": \"none\"}", "reasoning_effort",
+           "turns it on");
+    refuse(OPENAI_CHAT, "{\"reasoning_effort\": \"most\"}", "reasoning_effort",
+           "none, minimal, low, medium, high or xhigh");
+    refuse(OPENAI_CHAT, "{\"reasoning_effort\": 1}", "reasoning_effort", "not 1");
+    refuse(OPENAI_CHAT, "{\"tool_choice\": {\"type\": \"function\"}}", "tool_choice", "beyond \"auto\" or \"none\"");
+    refuse(OPENAI_CHAT, "{\"tool_choice\": \"any\"}", "tool_choice", "must be \"auto\" or \"none\"");
+    refuse(OPENAI_CHAT, "{\"parallel_tool_calls\": 1}", "parallel_tool_calls", "true or false");
+}
+
 static void test_tiny_temperature_is_greedy(void **state) {
     (void)state;
     struct openai_request request = accept(OPENAI_CHAT, "{\"temperature\": 1e-30}");
@@ -295,6 +335,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_adjustments),
         cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_reasoning_and_tools),
         cmocka_unit_test(test_tiny_temperature_is_greedy),
         cmocka_unit_test(test_error_bodies),
     };

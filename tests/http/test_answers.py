@@ -1,0 +1,248 @@
+"""What an answer is made of: reasoning, content and tool calls, whole and streamed, and how they come back in history."""
+import json
+import os
+import subprocess
+import unittest
+
+from harness import GOLDEN, QUERN, ROOT, Server, ServerTest
+
+CHAT = "/v1/chat/completions"
+WEATHER = {"type": "function", "function": {
+    "name": "get_weather", "description": "Get the current weather for a city.", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "description": "The city name"}}, "required": ["city"]}}}
+TWO_CITIES = "What is the weather in Oslo and in Rome?"
+THINK, THINK_END = 3440, 3441
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def joined(events):
+    """The message that the deltas of a stream make, as clients add them up, and its finish_reason."""
+    message, reason = {}, None
+    for event in events:
+        if event == "[DONE]" or isinstance(event, str) or not event["choices"]:
+            continue
+        choice = event["choices"][0]
+        for name, value in choice["delta"].items():
+            if name != "tool_calls":
+                message[name] = message.get(name, "") + value
+                continue
+            for part in value:
+                calls = message.setdefault("tool_calls", [])
+                if part["index"] == len(calls):
+                    calls.append({"id": part["id"], "type": part["type"], "function": {**part["function"]}})
+                else:
+                    calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+        reason = choice["finish_reason"] or reason
+    return message, reason
+
+
+class Answers(ServerTest):
+    def ask(self, messages, **fields):
+        """The choice and the usage, which a stream must give as well."""
+        body = {"temperature": 0, "messages": messages, **fields}
+        status, whole = self.server.post(CHAT, body)
+        self.assertEqual(status, 200, whole)
+        choice, usage = whole["choices"][0], whole["usage"]
+        *events, last, _ = self.server.stream(CHAT, {**body, "stream_options": {"include_usage": True}})
+        message, reason = joined(events)
+        expected = {key: value for key, value in choice["message"].items() if key != "refusal"}
+        expected["content"] = expected["content"] or ""
+        for calls in (message.get("tool_calls", []), expected.get("tool_calls", [])):
+            for call in calls:
+                self.assertRegex(call["id"], "^call_[0-9a-f]{24}$")
+        self.assertEqual(without_ids(message), without_ids(expected))
+        self.assertEqual(reason, choice["finish_reason"])
+        del last["usage"]["prompt_tokens_details"]
+        self.assertEqual(last["usage"], {k: v for k, v in usage.items() if k != "prompt_tokens_details"})
+        return choice, usage
+
+    def refused(self, body, param, part):
+        status, answer = self.server.post(CHAT, {"messages": [user("Hello!")], **body})
+        self.assertEqual((status, answer["error"]["param"]), (400, param), answer)
+        self.assertIn(part, answer["error"]["message"])
+
+
+def without_ids(message):
+    calls = [{**call, "id": None} for call in message.get("tool_calls", [])]
+    return {**message, "tool_calls": calls}
+
+
+class Reasoning(Answers):
+    def test_is_told_apart(self):
+        choice, usage = self.ask([user("Hello!")])
+        self.assertEqual(choice["message"]["content"], "Hello! How can I help you today?")
+        self.assertEqual(choice["message"]["reasoning_content"], "This is a simple message.")
+        self.assertEqual(choice["message"]["reasoning"], choice["message"]["reasoning_content"])
+
+    def test_its_tokens_are_those_between_the_marks(self):
+        with open(os.path.join(GOLDEN, "golden.json"), encoding="utf-8") as file:
+            cases = [case for case in json.load(file) if case.get("enable_thinking")]
+        self.assertGreaterEqual(len(cases), 4)
+        for case in cases:
+            ids = [step["token"] for step in case["steps"]]
+            between = ids.index(THINK_END) - ids.index(THINK) - 1 if THINK in ids else 0
+            _, usage = self.ask(case["messages"], tools=case["tools"])
+            with self.subTest(case["name"]):
+                self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": between})
+                self.assertEqual(usage["completion_tokens"], len(case["steps"]))
+
+    def test_can_be_turned_off(self):
+        for fields in ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}},
+                       {"reasoning_effort": "none"}):
+            choice, usage = self.ask([user("What is 17 plus 25?")], **fields)
+            self.assertEqual(set(choice["message"]), {"role", "content", "refusal"})
+            self.assertEqual(choice["message"]["content"], "42")
+            self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": 0})
+        for fields in ({"enable_thinking": True}, {"reasoning_effort": "low"}):
+            choice, _ = self.ask([user("Hello!")], **fields)
+            self.assertIn("reasoning", choice["message"])
+        self.refused({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort", "turns it on")
+        self.refused({"reasoning_effort": "lots"}, "reasoning_effort", "none, minimal, low, medium, high or xhigh")
+
+    def test_can_be_dropped(self):
+        shown, usage = self.ask([user("Hello!")])
+        dropped, same_usage = self.ask([user("Hello!")], include_reasoning=False)
+        self.assertEqual(set(dropped["message"]), {"role", "content", "refusal"})
+        self.assertEqual(dropped["message"]["content"], shown["message"]["content"])
+        self.assertEqual(same_usage["completion_tokens_details"], {"reasoning_tokens": 7})
+        self.assertEqual(same_usage["completion_tokens"], usage["completion_tokens"])
+
+    def test_that_is_cut_stays_reasoning(self):
+        choice, usage = self.ask([user("Hello!")], max_tokens=5)
+        self.assertEqual(choice["finish_reason"], "length")
+        self.assertEqual(choice["message"]["content"], "")
+        self.assertEqual(choice["message"]["reasoning"], "This is a")
+        self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": 4})
+        choice, _ = self.ask([user("Hello!")], stop="simple")
+        self.assertEqual((choice["message"]["reasoning"], choice["finish_reason"]), ("This is a ", "stop"))
+
+    def test_has_two_names_in_history(self):
+        def n_prompt(**fields):
+            call = {"type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+            messages = [user("Weather?"), {"role": "assistant", "content": None, "tool_calls": [call], **fields},
+                        {"role": "tool", "content": "rain"}]
+            return self.ask(messages, max_tokens=1)[1]["prompt_tokens"]
+        self.assertEqual(n_prompt(reasoning="one two three"), n_prompt(reasoning_content="one two three"))
+        self.assertGreater(n_prompt(reasoning="one two three"), n_prompt())
+
+
+class Tools(Answers):
+    def test_a_call(self):
+        choice, usage = self.ask([user("What is the weather in Paris?")], tools=[WEATHER])
+        self.assertEqual(choice["finish_reason"], "tool_calls")
+        self.assertIsNone(choice["message"]["content"])
+        call, = choice["message"]["tool_calls"]
+        self.assertEqual(call["type"], "function")
+        self.assertEqual(call["function"], {"name": "get_weather", "arguments": '{"city": "Paris"}'})
+
+    def test_several_calls_and_their_results(self):
+        choice, _ = self.ask([user(TWO_CITIES)], tools=[WEATHER], tool_choice="auto")
+        message = choice["message"]
+        cities = [json.loads(call["function"]["arguments"])["city"] for call in message["tool_calls"]]
+        self.assertEqual(cities, ["Oslo", "Rome"])
+        self.assertEqual(len({call["id"] for call in message["tool_calls"]}), 2)
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": json.dumps({"temperature": t, "sky": sky})}
+                   for call, t, sky in zip(message["tool_calls"], (4, 21), ("snowy", "sunny"))]
+        choice, _ = self.ask([user(TWO_CITIES), message, *results], tools=[WEATHER])
+        self.assertEqual(choice["finish_reason"], "stop")
+        self.assertEqual(choice["message"]["content"], "It is snowy in Oslo with a temperature of 4 degrees. "
+                                                       "It is sunny in Rome with a temperature of 21 degrees.")
+
+    def test_arguments_in_history_may_be_spelled_in_any_way(self):
+        def n_prompt(arguments):
+            call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+            return self.ask([user("Weather?"), {"role": "assistant", "tool_calls": [call]},
+                             {"role": "tool", "tool_call_id": "1", "content": "rain"}], max_tokens=1)[1]["prompt_tokens"]
+        self.assertEqual(len({n_prompt({"city": "Oslo"}), n_prompt('{"city":"Oslo"}'), n_prompt(' {"city" : "Oslo"}\n')}), 1)
+        self.assertEqual(n_prompt(""), n_prompt({}))
+
+    def test_tool_choice_none_leaves_the_tools_out(self):
+        _, without = self.ask([user(TWO_CITIES)], max_tokens=1)
+        choice, with_none = self.ask([user(TWO_CITIES)], max_tokens=1, tools=[WEATHER], tool_choice="none")
+        _, with_auto = self.ask([user(TWO_CITIES)], max_tokens=1, tools=[WEATHER])
+        self.assertEqual(with_none["prompt_tokens"], without["prompt_tokens"])
+        self.assertGreater(with_auto["prompt_tokens"], 5 * without["prompt_tokens"])
+
+    def test_what_cannot_be_guaranteed_is_refused(self):
+        named = {"type": "function", "function": {"name": "get_weather"}}
+        for choice in ("required", named):
+            self.refused({"tools": [WEATHER], "tool_choice": choice}, "tool_choice", "cannot be guaranteed")
+        self.refused({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", '"auto" or "none"')
+        strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+        self.refused({"tools": [strict]}, "tools", "strict cannot be guaranteed")
+
+    def test_one_call_at_most(self):
+        both, usage = self.ask([user(TWO_CITIES)], tools=[WEATHER], parallel_tool_calls=True)
+        one, less = self.ask([user(TWO_CITIES)], tools=[WEATHER], parallel_tool_calls=False)
+        self.assertEqual(without_ids(one["message"])["tool_calls"], without_ids(both["message"])["tool_calls"][:1])
+        self.assertEqual(one["finish_reason"], "tool_calls")
+        self.assertLess(less["completion_tokens"], usage["completion_tokens"])
+        self.server.wait_for_live(lambda running, waiting, usage: (running, waiting, usage) == (0, 0, 0))
+
+    def test_a_call_that_is_cut_is_content(self):
+        whole = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+        for n in range(1, 24):
+            choice, _ = self.ask([user(TWO_CITIES)], tools=[WEATHER], enable_thinking=False, max_tokens=n)
+            message = choice["message"]
+            self.assertEqual(choice["finish_reason"], "length")
+            if "tool_calls" in message:
+                self.assertEqual(message["tool_calls"][0]["function"]["arguments"], '{"city": "Oslo"}')
+            else:
+                self.assertTrue(whole.startswith(message["content"]), message)
+                self.assertNotEqual(message["content"], "")
+        self.assertIn("tool_calls", message)
+        choice, _ = self.ask([user(TWO_CITIES)], tools=[WEATHER], enable_thinking=False, stop="Oslo")
+        self.assertEqual(choice["message"]["content"], whole[:whole.index("Oslo")])
+        self.assertEqual(choice["finish_reason"], "stop")
+
+    def test_without_tools_marks_are_content(self):
+        with open(os.path.join(GOLDEN, "golden.json"), encoding="utf-8") as file:
+            case = {case["name"]: case for case in json.load(file)}["tool-one"]
+        system = case["prompt"].split("<|im_start|>system\n")[1].split("<|im_end|>")[0]
+        messages = [{"role": "system", "content": system}, *case["messages"]]
+        choice, usage = self.ask(messages, enable_thinking=False)
+        self.assertEqual(usage["prompt_tokens"], len(case["prompt_ids"]))
+        self.assertEqual((choice["message"]["content"], choice["finish_reason"]), (case["text"], "stop"))
+
+
+class Families(unittest.TestCase):
+    def serve(self, family):
+        server = Server("--chat-template", family)
+        self.addCleanup(server.stop)
+        return server
+
+    def test_a_model_that_always_thinks(self):
+        server = self.serve("thinking")
+        _, answer = server.chat("Hello!")
+        self.assertEqual(answer["choices"][0]["message"]["reasoning"], "This is a simple message.")
+        self.assertEqual(answer["choices"][0]["message"]["content"], "Hello! How can I help you today?")
+        self.assertEqual(answer["usage"]["prompt_tokens"], 12)  # with "<think>\n"
+        self.assertEqual(answer["usage"]["completion_tokens_details"], {"reasoning_tokens": 6})
+        status, answer = server.chat("Hello!", enable_thinking=False)
+        self.assertEqual((status, answer["error"]["param"]), (400, "enable_thinking"))
+
+    def test_a_model_that_never_thinks(self):
+        _, answer = self.serve("instruct").chat("Hello!")
+        message = answer["choices"][0]["message"]
+        self.assertNotIn("reasoning", message)
+        self.assertTrue(message["content"].startswith("<think>"))  # the demo model does not know that it should not
+
+    def test_a_coder(self):
+        status, answer = self.serve("coder").chat(TWO_CITIES, tools=[WEATHER], max_tokens=60)
+        self.assertEqual(status, 200)
+        self.assertGreater(answer["usage"]["prompt_tokens"], 300)
+
+    def test_another_template_is_refused(self):
+        command = [QUERN, "serve", "--port", "0", "--chat-template", "LICENSE"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("--chat-template hybrid, instruct, thinking or coder", done.stderr)
+
+
+del Answers  # a base, without a test of its own
+
+if __name__ == "__main__":
+    unittest.main()
