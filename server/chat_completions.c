@@ -1,14 +1,11 @@
 #include "server/endpoints.h"
 
-#include "server/chat_messages.h"
-#include "server/chat_template.h"
+#include "server/chat_prompt.h"
 #include "server/generation.h"
 #include "server/http.h"
 #include "server/openai.h"
 #include "server/openai_request.h"
 #include "server/server.h"
-
-#include <string.h>
 
 static const struct generation_format format = {
     .endpoint = "/v1/chat/completions",
@@ -22,60 +19,10 @@ static const struct generation_format format = {
     .prompt_ids_at_top = true,
 };
 
-/* An open turn: the model goes on with its content. */
-static void open_final_turn(struct string_builder *prompt) {
-    static const char closed[] = "<|im_end|>\n";
-    size_t length = sizeof closed - 1;
-    if (prompt->length < length || memcmp(prompt->data + prompt->length - length, closed, length) != 0) return;
-    prompt->length -= length;
-}
-
-/* tool_choice none is kept by leaving the tools out of the prompt. */
-static void choose_tools(struct openai_request *request, struct chat *chat) {
-    request->tools = chat->tools;
-    request->n_tools = chat->n_tools;
-    request->has_strict_tools = chat->has_strict_tools;
-    if (!request->has_no_tools) return;
-    chat->tools = NULL;
-    chat->n_tools = 0;
-}
-
-/* The tools were lent to the chat for its prompt; the answer needs them too. */
-static void return_tools(struct openai_request *request, struct chat *chat) {
-    if (chat->tools != request->tools) return;
-    chat->tools = NULL;
-    chat->n_tools = 0;
-}
-
 static bool check_strict(const struct openai_request *request, struct error *err) {
     if (!request->has_strict_tools || request->has_no_tools) return true;
     return fail_param(err, ERR_INVALID, "tools",
                       "strict cannot be guaranteed by this server yet; it must be false or left out");
-}
-
-static bool check_thinking(const struct server *server, const struct openai_request *request, struct error *err) {
-    if (server->family != CHAT_THINKING || request->thinking != CHAT_THINKING_OFF) return true;
-    return fail_param(err, ERR_INVALID, "enable_thinking", "this model always thinks; that cannot be turned off");
-}
-
-/* The body's messages to token ids, and its tools to the request. */
-static bool encode(struct server *server, const struct openai_source *source, struct openai_request *request,
-                   struct token_list *ids, struct error *err) {
-    struct chat chat = {0};
-    if (!check_thinking(server, request, err)) return false;
-    if (!chat_messages_read(source->body, source->length, &chat, err)) return false;
-    chat.family = server->family;
-    chat.thinking = request->thinking;
-    if (request->no_generation_prompt || request->continues_final) chat.add_generation_prompt = false;
-    choose_tools(request, &chat);
-    struct string_builder prompt = {0};
-    bool ok = chat_template_render(&chat, &prompt, err);
-    if (ok && request->continues_final) open_final_turn(&prompt);
-    ok = ok && tokenizer_encode(server->tokenizer, prompt.data, prompt.length, ids, err);
-    string_builder_finish(&prompt);
-    return_tools(request, &chat);
-    chat_finish(&chat);
-    return ok;
 }
 
 /* How the answer may begin. A message that is continued is behind its reasoning already. */
@@ -101,19 +48,19 @@ void chat_completions_post(struct server *server, struct http_request *http) {
     struct openai_source source = {
         .endpoint = OPENAI_CHAT, .defaults = model->sampling, .vocab = model->shape.vocab, .log = server->log};
     struct openai_request request = {0};
-    struct token_list ids = {0};
+    struct chat_prompt prompt = {0};
     struct error err;
     source.body = http_body(http, &source.length, &err);
     if (source.body != NULL && openai_request_read(&source, &request, &err) &&
-        server_check_model(server, request.model, &err) && encode(server, &source, &request, &ids, &err) &&
+        server_check_model(server, request.model, &err) && chat_prompt_make(server, &source, &request, &prompt, &err) &&
         check_strict(&request, &err)) {
         const struct answer_options answer = answer_options(server, &request);
         const struct generation_options options = {
-            .format = &format, .request = &request, .prompts = &ids, .n_prompts = 1, .answer = &answer};
+            .format = &format, .request = &request, .prompts = &prompt.ids, .n_prompts = 1, .answer = &answer};
         generation_start(server, http, &options);
     } else {
         openai_respond_failure(server, http, &err);
     }
     openai_request_finish(&request);
-    token_list_finish(&ids);
+    chat_prompt_finish(&prompt);
 }

@@ -7,9 +7,14 @@ struct server;
 
 void chat_completions_post(struct server *server, struct http_request *http); // chat_completions.c
 void completions_post(struct server *server, struct http_request *http);      // completions.c
-void models_get(struct server *server, struct http_request *http);            // models.c
+void chat_render_post(struct server *server, struct http_request *http);      // tokenize.c
+void tokenize_post(struct server *server, struct http_request *http);
+void detokenize_post(struct server *server, struct http_request *http);
+void models_get(struct server *server, struct http_request *http); // models.c
 void model_get(struct server *server, struct http_request *http);
 void health_get(struct server *server, struct http_request *http);  // health.c
 void metrics_get(struct server *server, struct http_request *http); // metrics.c
+void version_get(struct server *server, struct http_request *http); // server_info.c
+void server_info_get(struct server *server, struct http_request *http);
 
 #endif

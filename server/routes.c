@@ -18,11 +18,16 @@ static const struct route {
     bool needs_engine;
 } routes[] = {
     {"POST", "/v1/chat/completions", chat_completions_post, true},
+    {"POST", "/v1/chat/completions/render", chat_render_post, true},
     {"POST", "/v1/completions", completions_post, true},
+    {"POST", "/tokenize", tokenize_post, true},
+    {"POST", "/detokenize", detokenize_post, true},
     {"GET", "/v1/models", models_get, true},
     {"GET", "/v1/models/", model_get, true},
     {"GET", "/health", health_get, false},
     {"GET", "/metrics", metrics_get, true},
+    {"GET", "/version", version_get, false},
+    {"GET", "/server_info", server_info_get, true},
 };
 
 static bool path_matches(const struct route *route, const char *path) {
