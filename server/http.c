@@ -9,8 +9,10 @@
 #include <microhttpd.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -146,10 +148,31 @@ const char *http_body(const struct http_request *request, size_t *length, struct
     return *length > 0 ? request->body.data : "";
 }
 
+static bool is_request_id(const char *id) {
+    size_t length = 0;
+    for (; id[length] > ' ' && id[length] <= '~'; ++length) continue;
+    return id[length] == '\0' && length > 0 && length <= HTTP_MAX_REQUEST_ID;
+}
+
+static void add_request_id(const struct http_request *request, struct MHD_Response *made) {
+    static const char name[] = "X-Request-Id";
+    const char *given = http_header(request, name);
+    if (given != NULL && is_request_id(given)) {
+        MHD_add_response_header(made, name, given);
+        return;
+    }
+    uint64_t random[2];
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) return;
+    char id[40];
+    snprintf(id, sizeof id, "%016llx%016llx", (unsigned long long)random[0], (unsigned long long)random[1]);
+    MHD_add_response_header(made, name, id);
+}
+
 static void set_response(struct http_request *request, const struct http_response *response,
                          struct MHD_Response *made) {
     assert(request->response == NULL);
     if (made == NULL) return; // out of memory: the connection is closed without an answer
+    add_request_id(request, made);
     if (response->content_type != NULL)
         MHD_add_response_header(made, MHD_HTTP_HEADER_CONTENT_TYPE, response->content_type);
     for (int i = 0; i < HTTP_MAX_HEADERS; ++i) {

@@ -4,7 +4,9 @@
  * http_respond, or puts the request aside with http_defer. A deferred request is woken by http_wake from any thread;
  * each wake calls `advance` until it responds or begins a stream, then `read` until the stream ends. While there is
  * nothing to do its connection is suspended. A client that leaves ends the request at once: `finish` is always the last
- * call. Callbacks of one request never overlap. Nothing outside http.c knows libmicrohttpd. */
+ * call. Callbacks of one request never overlap. Every answer carries X-Request-Id: the client's, when that is 1 to
+ * HTTP_MAX_REQUEST_ID printable characters without spaces, otherwise a new one. Nothing outside http.c knows
+ * libmicrohttpd. */
 #ifndef QUERN_SERVER_HTTP_H
 #define QUERN_SERVER_HTTP_H
 
@@ -62,7 +64,7 @@ struct http_header {
     const char *value;
 };
 
-enum { HTTP_MAX_HEADERS = 2 };
+enum { HTTP_MAX_HEADERS = 2, HTTP_MAX_REQUEST_ID = 128 };
 
 struct http_response {
     int status;

@@ -78,6 +78,23 @@ class About(ServerTest):
         self.assertEqual((status, list(answer)), (200, ["version"]))
         self.assertRegex(answer["version"], r"^\d+\.\d+\.\d+$")
 
+    def test_request_ids(self):
+        def request_id(path, given=None, body=None):
+            headers = {"Content-Type": "application/json", **({} if given is None else {"X-Request-Id": given})}
+            return self.server.call("POST" if body else "GET", path, body, headers)[1]["X-Request-Id"]
+        hello = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 2}
+        calls = (("/version",), ("/nowhere",), ("/v1/chat/completions", hello), ("/v1/chat/completions", {"messages": []}),
+                 ("/v1/chat/completions", {**hello, "stream": True}))
+        made = set()
+        for path, *body in calls:
+            for given in ("a", "6f1c-42/b:7", "x" * 128):
+                self.assertEqual(request_id(path, given, *body), given)
+            for given in (None, "", "two words", "x" * 129, "caf\xe9"):
+                made.add(request_id(path, given, *body))
+        self.assertEqual(len(made), 5 * len(calls))
+        for one in made:
+            self.assertRegex(one, "^[0-9a-f]{32}$")
+
     def test_server_info(self):
         status, answer = self.server.get("/server_info")
         self.assertEqual(status, 200)
