@@ -15,18 +15,15 @@
 
 /* What is left of one thread's share is one word: the loop's number, the first chunk, the chunk after the last. Its
  * owner takes from the front, others from the end, by changing the word, which succeeds only while the loop is the one
- * that was looked at: function and argument, read before, are then that loop's, because they change only when no chunk
- * is left. */
+ * that was looked at: the pointer to it, read before, is then right, because it changes only when no chunk is left, and
+ * what it points to stays until the thread has counted its chunks as done. */
 struct share {
     _Alignas(64) _Atomic uint64_t word; // loop << 32 | first << 16 | end
 };
 
 struct threads {
-    _Alignas(64) _Atomic uint32_t loop; // number of the latest: what waiting workers watch
-    _Atomic(threads_function *) function;
-    _Atomic(void *) argument;
-    _Atomic int32_t n_chunks;
-    _Atomic int32_t unit;                // chunks that are taken at once: more than one when there are over 65,535
+    _Alignas(64) _Atomic uint32_t number; // of the latest loop: what waiting workers watch
+    _Atomic(const struct threads_loop *) loop;
     _Alignas(64) _Atomic int32_t n_done; // units
     _Alignas(64) _Atomic int32_t n_sleeping;
     _Atomic bool stopping;
@@ -55,58 +52,76 @@ static int64_t now_ns(void) {
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+/* Chunks that are taken at once: more than one when there are over 65,535. */
+static int32_t chunks_per_unit(const struct threads_loop *loop) {
+    return loop->n_chunks / MAX_UNITS + 1;
+}
+
+static void run_unit(const struct threads_loop *loop, int32_t unit, int32_t next_unit) {
+    int32_t size = chunks_per_unit(loop), end = (unit + 1) * size < loop->n_chunks ? (unit + 1) * size : loop->n_chunks;
+    for (int32_t chunk = unit * size; chunk < end - 1; ++chunk) loop->run(loop->argument, chunk, chunk + 1);
+    loop->run(loop->argument, end - 1, next_unit < 0 ? -1 : next_unit * size);
+}
+
+/* What one thread has taken of a loop. */
+struct part {
+    const struct threads_loop *loop;
+    int32_t n_units;
+};
+
 /* Runs what is left of one share. */
-static void run_share(struct threads *threads, int32_t index, bool own) {
+static void run_share(struct threads *threads, int32_t index, bool own, struct part *part) {
     _Atomic uint64_t *word = &threads->shares[index].word;
     uint64_t left = atomic_load_explicit(word, memory_order_acquire);
     for (;;) {
         int32_t first = (int32_t)(left >> 16 & 0xffff), end = (int32_t)(left & 0xffff);
         if (first == end) return;
-        threads_function *function = atomic_load_explicit(&threads->function, memory_order_relaxed);
-        void *argument = atomic_load_explicit(&threads->argument, memory_order_relaxed);
-        int32_t n_chunks = atomic_load_explicit(&threads->n_chunks, memory_order_relaxed);
-        int32_t unit = atomic_load_explicit(&threads->unit, memory_order_relaxed);
+        const struct threads_loop *loop = atomic_load_explicit(&threads->loop, memory_order_relaxed);
         uint64_t rest = own ? left + (1u << 16) : left - 1;
         if (!atomic_compare_exchange_weak_explicit(word, &left, rest, memory_order_acq_rel, memory_order_acquire))
             continue;
-        int32_t taken = own ? first : end - 1;
-        for (int32_t chunk = taken * unit; chunk < (taken + 1) * unit && chunk < n_chunks; ++chunk)
-            function(argument, chunk);
-        atomic_fetch_add_explicit(&threads->n_done, 1, memory_order_release);
+        if (part->n_units++ == 0 && loop->enter) loop->enter(loop->argument);
+        part->loop = loop;
+        bool last = first + 1 == end;
+        run_unit(loop, own ? first : end - 1, last ? -1 : own ? first + 1 : end - 2);
         left = atomic_load_explicit(word, memory_order_acquire);
     }
 }
 
 static void run_shares(struct threads *threads, int32_t index) {
     int32_t n_threads = threads->n_workers + 1;
-    run_share(threads, index, true);
-    for (int32_t i = 1; i < n_threads; ++i) run_share(threads, (index + i) % n_threads, false);
+    struct part part = {0};
+    run_share(threads, index, true, &part);
+    for (int32_t i = 1; i < n_threads; ++i) run_share(threads, (index + i) % n_threads, false, &part);
+    if (part.n_units == 0) return;
+    if (part.loop->leave) part.loop->leave(part.loop->argument, index);
+    atomic_fetch_add_explicit(&threads->n_done, part.n_units, memory_order_release);
 }
 
-/* Watches for a loop after `seen`, then sleeps. The order of n_sleeping and loop here is the reverse of threads_run's:
- * one sees the other. */
+/* Watches for a loop after `seen`, then sleeps. The order of n_sleeping and number here is the reverse of
+ * threads_run's: one sees the other. */
 static uint32_t wait_for_loop(struct threads *threads, uint32_t seen) {
-    uint32_t loop = seen;
+    uint32_t number = seen;
     for (int64_t until = now_ns() + SPIN_NS; now_ns() < until;) {
         for (int i = 0; i < SPINS_PER_LOOK; ++i) {
-            loop = atomic_load_explicit(&threads->loop, memory_order_acquire);
-            if (loop != seen) return loop;
+            number = atomic_load_explicit(&threads->number, memory_order_acquire);
+            if (number != seen) return number;
             relax();
         }
     }
     pthread_mutex_lock(&threads->lock);
     atomic_fetch_add(&threads->n_sleeping, 1);
-    while ((loop = atomic_load(&threads->loop)) == seen) pthread_cond_wait(&threads->wake, &threads->lock);
+    while ((number = atomic_load(&threads->number)) == seen) pthread_cond_wait(&threads->wake, &threads->lock);
     atomic_fetch_sub(&threads->n_sleeping, 1);
     pthread_mutex_unlock(&threads->lock);
-    return loop;
+    return number;
 }
 
 static void *work(void *argument) {
     struct worker *worker = argument;
     struct threads *threads = worker->threads;
-    for (uint32_t loop = 0;;) {
-        loop = wait_for_loop(threads, loop);
+    for (uint32_t number = 0;;) {
+        number = wait_for_loop(threads, number);
         if (atomic_load_explicit(&threads->stopping, memory_order_relaxed)) return NULL;
         run_shares(threads, worker->index);
     }
@@ -118,31 +133,62 @@ static void wake_all(struct threads *threads) {
     pthread_mutex_unlock(&threads->lock);
 }
 
-void threads_run(struct threads *threads, threads_function *function, void *argument, int32_t n_chunks) {
-    assert(n_chunks >= 0);
-    if (n_chunks <= 1 || threads->n_workers == 0) {
-        for (int32_t chunk = 0; chunk < n_chunks; ++chunk) function(argument, chunk);
+static void run_alone(const struct threads_loop *loop) {
+    if (loop->n_chunks == 0) return;
+    if (loop->enter) loop->enter(loop->argument);
+    for (int32_t chunk = 0; chunk < loop->n_chunks; ++chunk)
+        loop->run(loop->argument, chunk, chunk + 1 < loop->n_chunks ? chunk + 1 : -1);
+    if (loop->leave) loop->leave(loop->argument, 0);
+}
+
+static int32_t share_start(int32_t n_units, int32_t n_threads, int32_t thread) {
+    return (int32_t)((int64_t)n_units * thread / n_threads);
+}
+
+int32_t threads_first_chunk(const struct threads *threads, int32_t n_chunks, int32_t thread) {
+    return share_start(n_chunks, threads->n_workers + 1, thread);
+}
+
+void threads_run_loop(struct threads *threads, const struct threads_loop *loop) {
+    assert(loop->n_chunks >= 0);
+    if (loop->n_chunks <= 1 || threads->n_workers == 0) {
+        run_alone(loop);
         return;
     }
-    int32_t n_threads = threads->n_workers + 1, unit = n_chunks / MAX_UNITS + 1, n_units = (n_chunks + unit - 1) / unit;
-    uint32_t loop = atomic_load_explicit(&threads->loop, memory_order_relaxed) + 1;
-    atomic_store_explicit(&threads->function, function, memory_order_relaxed);
-    atomic_store_explicit(&threads->argument, argument, memory_order_relaxed);
-    atomic_store_explicit(&threads->n_chunks, n_chunks, memory_order_relaxed);
-    atomic_store_explicit(&threads->unit, unit, memory_order_relaxed);
+    int32_t n_threads = threads->n_workers + 1, unit = chunks_per_unit(loop);
+    int32_t n_units = (loop->n_chunks + unit - 1) / unit;
+    uint32_t number = atomic_load_explicit(&threads->number, memory_order_relaxed) + 1;
+    atomic_store_explicit(&threads->loop, loop, memory_order_relaxed);
     atomic_store_explicit(&threads->n_done, 0, memory_order_relaxed);
     for (int32_t i = 0; i < n_threads; ++i) {
-        uint64_t first = (uint64_t)n_units * (uint64_t)i / (uint64_t)n_threads;
-        uint64_t end = (uint64_t)n_units * (uint64_t)(i + 1) / (uint64_t)n_threads;
-        atomic_store_explicit(&threads->shares[i].word, (uint64_t)loop << 32 | first << 16 | end, memory_order_release);
+        uint64_t first = (uint64_t)share_start(n_units, n_threads, i),
+                 end = (uint64_t)share_start(n_units, n_threads, i + 1);
+        atomic_store_explicit(&threads->shares[i].word, (uint64_t)number << 32 | first << 16 | end,
+                              memory_order_release);
     }
-    atomic_store(&threads->loop, loop);
+    atomic_store(&threads->number, number);
     if (atomic_load(&threads->n_sleeping) > 0) wake_all(threads);
     run_shares(threads, 0);
     for (int spins = 0; atomic_load_explicit(&threads->n_done, memory_order_acquire) < n_units; ++spins) {
         relax();
         if (spins > 1000) sched_yield(); // whoever holds the last chunk may wait for this processor
     }
+}
+
+struct plain_loop {
+    threads_function *function;
+    void *argument;
+};
+
+static void run_plain(void *argument, int32_t chunk, int32_t next) {
+    const struct plain_loop *loop = argument;
+    (void)next;
+    loop->function(loop->argument, chunk);
+}
+
+void threads_run(struct threads *threads, threads_function *function, void *argument, int32_t n_chunks) {
+    struct plain_loop loop = {function, argument};
+    threads_run_loop(threads, &(struct threads_loop){.run = run_plain, .argument = &loop, .n_chunks = n_chunks});
 }
 
 static int32_t usable_processors(void) {
@@ -180,7 +226,7 @@ struct threads *threads_create(int32_t n_threads, struct error *err) {
 void threads_destroy(struct threads *threads) {
     if (!threads) return;
     atomic_store(&threads->stopping, true);
-    atomic_fetch_add(&threads->loop, 1);
+    atomic_fetch_add(&threads->number, 1);
     wake_all(threads);
     for (int32_t i = 0; i < threads->n_workers; ++i) pthread_join(threads->workers[i].thread, NULL);
     pthread_cond_destroy(&threads->wake);

@@ -22,4 +22,18 @@ int32_t threads_count(const struct threads *threads);
 typedef void threads_function(void *argument, int32_t chunk);
 void threads_run(struct threads *threads, threads_function *function, void *argument, int32_t n_chunks);
 
+/* The same for chunks that need to know who runs them and what comes next. */
+struct threads_loop {
+    /* Runs a chunk; next is the one that the thread takes after it as far as is known, or -1. */
+    void (*run)(void *argument, int32_t chunk, int32_t next);
+    void *argument;
+    int32_t n_chunks;
+    void (*enter)(void *argument);                 // what a thread does before its first chunk, or NULL
+    void (*leave)(void *argument, int32_t thread); // and after its last: thread is 0 for the caller
+};
+void threads_run_loop(struct threads *threads, const struct threads_loop *loop);
+
+/* Where the share of a thread begins. */
+int32_t threads_first_chunk(const struct threads *threads, int32_t n_chunks, int32_t thread);
+
 #endif

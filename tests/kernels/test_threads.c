@@ -12,12 +12,38 @@
 struct counts {
     int32_t plain[MAX_CHUNKS]; // not atomic: each chunk is one thread's
     _Atomic int32_t sum;
+    _Atomic int32_t n_entered, n_left, n_wrong;
 };
 
-static void count(void *argument, int32_t chunk) {
+static void count(void *argument, int32_t chunk, int32_t next) {
     struct counts *counts = argument;
     counts->plain[chunk]++;
     atomic_fetch_add(&counts->sum, chunk);
+    if (next != -1 && next != chunk + 1 && next != chunk - 1) atomic_fetch_add(&counts->n_wrong, 1);
+    int32_t n_left = counts->n_left; // before n_entered, which others raise meanwhile
+    if (counts->n_entered <= n_left) atomic_fetch_add(&counts->n_wrong, 1);
+}
+
+static void count_plain(void *argument, int32_t chunk) {
+    ((struct counts *)argument)->plain[chunk]++;
+}
+
+static void enter(void *argument) {
+    atomic_fetch_add(&((struct counts *)argument)->n_entered, 1);
+}
+
+static void leave(void *argument, int32_t thread) {
+    struct counts *counts = argument;
+    atomic_fetch_add(&counts->n_left, 1);
+    if (thread < 0 || thread >= 8) atomic_fetch_add(&counts->n_wrong, 1);
+}
+
+static void run_loop(struct threads *threads, struct counts *counts, int32_t n_chunks) {
+    threads_run_loop(
+        threads,
+        &(struct threads_loop){.run = count, .argument = counts, .n_chunks = n_chunks, .enter = enter, .leave = leave});
+    assert_int_equal(counts->n_entered, counts->n_left); // whoever took part has left
+    assert_int_equal(counts->n_wrong, 0);
 }
 
 static void run_loops(int32_t n_threads, int32_t n_loops, int32_t n_chunks) {
@@ -28,11 +54,12 @@ static void run_loops(int32_t n_threads, int32_t n_loops, int32_t n_chunks) {
     static struct counts counts;
     memset(&counts, 0, sizeof counts);
     for (int32_t loop = 0; loop < n_loops; ++loop) {
-        threads_run(threads, count, &counts, n_chunks);
+        run_loop(threads, &counts, n_chunks);
         for (int32_t i = 0; i < n_chunks; ++i) // the caller sees what the others wrote
             if (counts.plain[i] != loop + 1)
                 fail_msg("chunk %d ran %d times in %d loops", i, counts.plain[i], loop + 1);
     }
+    assert_int_equal(counts.n_entered > 0, n_chunks > 0);
     assert_int_equal(counts.sum, n_loops * (n_chunks * (n_chunks - 1) / 2));
     threads_destroy(threads);
 }
@@ -59,7 +86,7 @@ static void test_wakes_after_sleep(void **state) {
     memset(&counts, 0, sizeof counts);
     for (int32_t loop = 0; loop < 30; ++loop) {
         if (loop % 3 == 0) sleep_ms(2); // workers sleep after 50 us
-        threads_run(threads, count, &counts, 40);
+        run_loop(threads, &counts, 40);
     }
     for (int32_t i = 0; i < 40; ++i) assert_int_equal(counts.plain[i], 30);
     threads_destroy(threads);
@@ -73,7 +100,8 @@ static void test_idle(void **state) {
     assert_non_null(threads);
     static struct counts counts;
     memset(&counts, 0, sizeof counts);
-    threads_run(threads, count, &counts, 100);
+    threads_run(threads, count_plain, &counts, 100);
+    for (int32_t i = 0; i < 100; ++i) assert_int_equal(counts.plain[i], 1);
     sleep_ms(20);
     struct timespec before, after;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
