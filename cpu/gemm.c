@@ -61,23 +61,25 @@ void gemm_pack(struct device *device, const struct gemm_rows *rows) {
     }
 }
 
-/* Outputs [first, first + n_outputs) of the block's rows; `next` is the output whose weights come after them. */
-static void run_outputs(const struct device *device, const struct gemm *gemm, const struct gemm_block *block,
-                        int32_t first, int32_t n_outputs, int32_t next) {
-    const struct isa *isa = device->isa;
+/* Outputs [first, first + n_outputs) of the block's rows; `next` is the output whose weights come after them, or -1. */
+static void run_outputs(const struct gemm *gemm, const struct gemm_block *block, int32_t first, int32_t n_outputs,
+                        int32_t next) {
+    const struct isa *isa = gemm->device->isa;
     size_t n_inputs = (size_t)gemm->n_inputs;
     const uint16_t *weights = gemm->weights + (size_t)first * n_inputs;
     int32_t n_groups = block->rows.end_group - block->rows.first_group;
+    bool one_group = count_groups(gemm->n_rows, isa->group_rows) == 1;
     /* The last rows that pass these weights fetch the next ones. */
-    bool stream = block->rows.end_row == gemm->n_rows &&
+    bool stream = next >= 0 && block->rows.end_row == gemm->n_rows &&
                   (int64_t)gemm->n_inputs * gemm->n_outputs * (int64_t)sizeof *weights >= STREAM_BYTES;
-    uintptr_t ahead = (uintptr_t)(gemm->weights + (size_t)next * n_inputs);
+    uintptr_t ahead = stream ? (uintptr_t)(gemm->weights + (size_t)next * n_inputs) : 0;
     for (int32_t input = 0; input < gemm->n_inputs; input += isa->product_inputs) {
         int32_t left = gemm->n_inputs - input, part = left < isa->product_inputs ? left : isa->product_inputs;
         size_t group_bytes = (size_t)part * (size_t)n_outputs * sizeof *weights / (size_t)n_groups;
         for (int32_t group = block->rows.first_group; group < block->rows.end_group; ++group) {
             int32_t start = group_start(gemm->n_rows, isa->group_rows, group);
             int32_t n_rows = group_start(gemm->n_rows, isa->group_rows, group + 1) - start;
+            if (!one_group) isa->begin(n_rows);
             size_t skipped = (size_t)input * (size_t)n_rows * isa->packed_bytes;
             isa->product(&(struct product_job){
                 .weights = weights + input,
@@ -89,64 +91,88 @@ static void run_outputs(const struct device *device, const struct gemm *gemm, co
                 .out = block->out + (size_t)(start - block->rows.first_row) * block->out_stride + first - block->first,
                 .out_stride = block->out_stride,
                 .add = gemm->add || input > 0,
-                .ahead = stream ? ahead : 0,
+                .ahead = ahead,
                 .ahead_share = n_groups,
             });
-            ahead += group_bytes;
+            if (ahead) ahead += group_bytes;
         }
     }
 }
 
 /* The outputs whose weights fit so many bytes, in whole runs of the instruction set. */
-static int32_t outputs_of(size_t bytes, const struct isa *isa, const struct gemm *gemm) {
-    size_t fit = bytes / ((size_t)gemm->n_inputs * sizeof *gemm->weights);
+static int32_t outputs_of(size_t bytes, const struct isa *isa, int32_t n_inputs) {
+    size_t fit = bytes / ((size_t)n_inputs * sizeof(uint16_t));
     int32_t n_outputs = fit < MAX_CHUNK_OUTPUTS ? (int32_t)fit : MAX_CHUNK_OUTPUTS;
     n_outputs -= n_outputs % isa->stream_outputs;
     return n_outputs > isa->stream_outputs ? n_outputs : isa->stream_outputs;
 }
 
 int32_t gemm_chunk_outputs(const struct isa *isa, const struct gemm *gemm) {
-    return count_row_blocks(isa, gemm->n_rows) > 1 ? MAX_CHUNK_OUTPUTS : outputs_of(CHUNK_BYTES, isa, gemm);
+    return count_row_blocks(isa, gemm->n_rows) > 1 ? MAX_CHUNK_OUTPUTS : outputs_of(CHUNK_BYTES, isa, gemm->n_inputs);
 }
 
-void gemm_run_block(const struct device *device, const struct gemm *gemm, const struct gemm_block *block) {
-    bool few_rows = count_row_blocks(device->isa, gemm->n_rows) == 1;
-    int32_t step = few_rows ? outputs_of(RUN_BYTES, device->isa, gemm) : MAX_CHUNK_OUTPUTS;
+void gemm_run_block(const struct gemm *gemm, const struct gemm_block *block) {
+    const struct isa *isa = gemm->device->isa;
+    bool few_rows = count_row_blocks(isa, gemm->n_rows) == 1;
+    int32_t step = few_rows ? outputs_of(RUN_BYTES, isa, gemm->n_inputs) : MAX_CHUNK_OUTPUTS;
     int32_t end = block->first + block->n_outputs;
     for (int32_t first = block->first; first < end; first += step) {
         int32_t n_outputs = end - first < step ? end - first : step;
-        run_outputs(device, gemm, block, first, n_outputs, first + n_outputs < end ? first + n_outputs : block->next);
+        run_outputs(gemm, block, first, n_outputs, first + n_outputs < end ? first + n_outputs : block->next);
     }
 }
 
-struct gemm_argument {
-    const struct device *device;
-    const struct gemm *gemm;
+void gemm_enter(void *argument) {
+    const struct gemm *gemm = argument;
+    const struct isa *isa = gemm->device->isa;
+    isa->begin(group_start(gemm->n_rows, isa->group_rows, 1));
+}
+
+void gemm_leave(void *argument, int32_t thread) {
+    const struct gemm *gemm = argument;
+    const struct isa *isa = gemm->device->isa;
+    const struct gemm_weights *then = &gemm->then;
+    isa->end();
+    if (!then->weights || count_row_blocks(isa, gemm->n_rows) > 1) return;
+    int32_t chunk_outputs = outputs_of(CHUNK_BYTES, isa, then->n_inputs);
+    int32_t n_chunks = (then->n_outputs + chunk_outputs - 1) / chunk_outputs;
+    int32_t first = threads_first_chunk(gemm->device->threads, n_chunks, thread) * chunk_outputs;
+    size_t output_bytes = (size_t)then->n_inputs * sizeof *then->weights;
+    const char *start = (const char *)then->weights + (size_t)first * output_bytes;
+    const char *end = start + (size_t)outputs_of(RUN_BYTES, isa, then->n_inputs) * output_bytes;
+    for (; start < end; start += 64) __builtin_prefetch(start, 0, 2);
+}
+
+struct gemm_job {
+    struct gemm gemm;
     int32_t n_row_blocks;
     int32_t chunk_outputs;
 };
 
-static void gemm_chunk(void *argument, int32_t chunk) {
-    const struct gemm_argument *job = argument;
-    const struct gemm *gemm = job->gemm;
+static void gemm_chunk(void *argument, int32_t chunk, int32_t next) {
+    const struct gemm_job *job = argument;
+    const struct gemm *gemm = &job->gemm;
     int32_t first = chunk / job->n_row_blocks * job->chunk_outputs, left = gemm->n_outputs - first;
-    int32_t n_outputs = left < job->chunk_outputs ? left : job->chunk_outputs;
-    struct row_block rows = row_block_at(job->device->isa, gemm->n_rows, chunk % job->n_row_blocks);
+    struct row_block rows = row_block_at(gemm->device->isa, gemm->n_rows, chunk % job->n_row_blocks);
     struct gemm_block block = {.rows = rows,
                                .first = first,
-                               .n_outputs = n_outputs,
-                               .next = first + n_outputs,
+                               .n_outputs = left < job->chunk_outputs ? left : job->chunk_outputs,
+                               .next = next < 0 ? -1 : next / job->n_row_blocks * job->chunk_outputs,
                                .out = gemm->out + (size_t)rows.first_row * (size_t)gemm->n_outputs + first,
                                .out_stride = (size_t)gemm->n_outputs};
-    gemm_run_block(job->device, gemm, &block);
+    gemm_run_block(gemm, &block);
 }
 
-void gemm_run(struct device *device, const struct gemm *gemm) {
-    struct gemm_argument job = {.device = device,
-                                .gemm = gemm,
-                                .n_row_blocks = count_row_blocks(device->isa, gemm->n_rows),
-                                .chunk_outputs = gemm_chunk_outputs(device->isa, gemm)};
+void gemm_run(const struct gemm *gemm) {
+    const struct isa *isa = gemm->device->isa;
+    struct gemm_job job = {.gemm = *gemm,
+                           .n_row_blocks = count_row_blocks(isa, gemm->n_rows),
+                           .chunk_outputs = gemm_chunk_outputs(isa, gemm)};
     if ((int64_t)gemm->n_inputs * gemm->n_outputs * gemm->n_rows < SERIAL_WEIGHTS) job.chunk_outputs = gemm->n_outputs;
     int32_t n_chunks = (gemm->n_outputs + job.chunk_outputs - 1) / job.chunk_outputs;
-    threads_run(device->threads, gemm_chunk, &job, n_chunks * job.n_row_blocks);
+    threads_run_loop(gemm->device->threads, &(struct threads_loop){.run = gemm_chunk,
+                                                                   .argument = &job,
+                                                                   .n_chunks = n_chunks * job.n_row_blocks,
+                                                                   .enter = gemm_enter,
+                                                                   .leave = gemm_leave});
 }

@@ -36,19 +36,33 @@ struct gemm_rows {
 };
 void gemm_pack(struct device *device, const struct gemm_rows *rows);
 
+/* A matrix that the step reads later. */
+struct gemm_weights {
+    const uint16_t *weights; // [n_outputs][n_inputs], or NULL
+    int32_t n_inputs;
+    int32_t n_outputs;
+};
+
 struct gemm {
+    struct device *device; // borrowed
     const void *packed;
     const uint16_t *weights; // [n_outputs][n_inputs]
     int32_t n_inputs;
     int32_t n_outputs;
     int32_t n_rows;
-    float *out; // [n_rows][n_outputs]
-    bool add;   // out += instead of out =
+    float *out;               // [n_rows][n_outputs]
+    bool add;                 // out += instead of out =
+    struct gemm_weights then; // of the product after this one: who is done with this one fetches what it begins with
 };
-void gemm_run(struct device *device, const struct gemm *gemm);
+void gemm_run(const struct gemm *gemm);
 
 /* How many outputs one chunk of work should have, at most MAX_CHUNK_OUTPUTS. */
 int32_t gemm_chunk_outputs(const struct isa *isa, const struct gemm *gemm);
+
+/* What a thread does before and after its blocks: for struct threads_loop, whose argument begins with the struct gemm.
+ */
+void gemm_enter(void *gemm);
+void gemm_leave(void *gemm, int32_t thread);
 
 /* One block by the calling thread: outputs [first, first + n_outputs) of the block's rows, to
  * out[(row - first_row) * out_stride + output - first]. */
@@ -56,10 +70,10 @@ struct gemm_block {
     struct row_block rows;
     int32_t first;
     int32_t n_outputs;
-    int32_t next; // the output whose weights this thread reads after the block, as far as it knows
+    int32_t next; // the output whose weights this thread reads after the block, as far as it knows, or -1
     float *out;
     size_t out_stride;
 };
-void gemm_run_block(const struct device *device, const struct gemm *gemm, const struct gemm_block *block);
+void gemm_run_block(const struct gemm *gemm, const struct gemm_block *block);
 
 #endif

@@ -64,7 +64,8 @@ struct attend_job {
     float scale;
     const float *keys; // this KV head in block 0: [block_size][head_dim]
     const float *values;
-    size_t block_stride; // elements between blocks
+    const float *next_keys; // of the KV head in block 0 that this thread attends to next, or NULL
+    size_t block_stride;    // elements between blocks
     const int32_t *blocks;
     int32_t block_size;
 };
@@ -77,6 +78,9 @@ struct isa {
     int32_t product_inputs; // that are summed in one piece
     int32_t stream_outputs; // that are read together from memory, at least, when rows are few
     void (*pack)(const struct pack_job *job);
+    /* What a thread does before and after products of groups of so many rows, and between when the number changes. */
+    void (*begin)(int32_t n_rows);
+    void (*end)(void);
     void (*product)(const struct product_job *job);
     void (*attend)(const struct attend_job *job);
     float (*sum_of_squares)(const float *x, int32_t n);

@@ -155,18 +155,25 @@ ALWAYS_INLINE void product_tiles(const struct product_job *job, int32_t first, i
         store_sums(sums[tile], job, first + tile * TILE, n_tiles == 1 ? n_outputs : TILE);
 }
 
+/* Once for many products: loading and releasing takes 129 ns. */
+static void begin(int32_t n_rows) {
+    configure(TILE, n_rows);
+}
+
+static void end(void) {
+    _tile_release(); // or each switch of threads would save 8 KB
+}
+
 static inline void product(const struct product_job *job) {
     int32_t o = 0;
-    if (job->n_outputs >= TILE) configure(TILE, job->n_rows);
     if (!job->ahead)
         for (; o + 4 * TILE <= job->n_outputs; o += 4 * TILE) product_tiles(job, o, 4 * TILE, 4);
     for (; o + 2 * TILE <= job->n_outputs; o += 2 * TILE) product_tiles(job, o, 2 * TILE, 2);
     for (; o + TILE <= job->n_outputs; o += TILE) product_tiles(job, o, TILE, 1);
-    if (o < job->n_outputs) {
-        configure(job->n_outputs - o, job->n_rows);
-        product_tiles(job, o, job->n_outputs - o, 1);
-    }
-    _tile_release(); // or each switch of threads would save 8 KB
+    if (o == job->n_outputs) return;
+    configure(job->n_outputs - o, job->n_rows);
+    product_tiles(job, o, job->n_outputs - o, 1);
+    configure(TILE, job->n_rows);
 }
 
 const struct isa isa_amx = {
@@ -177,6 +184,8 @@ const struct isa isa_amx = {
     .product_inputs = INT32_MAX,
     .stream_outputs = STREAM_OUTPUTS,
     .pack = pack,
+    .begin = begin,
+    .end = end,
     .product = product,
     .attend = attend,
     .sum_of_squares = sum_of_squares,

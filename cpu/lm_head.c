@@ -12,11 +12,12 @@ bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struc
                                                .eps = ctx->shape->rms_eps,
                                                .rows = ctx->batch.samples,
                                                .packed = packed});
-    gemm_run(ctx->device, &(struct gemm){.packed = packed,
-                                         .weights = weights->lm_head,
-                                         .n_inputs = ctx->shape->hidden,
-                                         .n_outputs = ctx->shape->vocab,
-                                         .n_rows = ctx->batch.n_samples,
-                                         .out = ctx->scratch.logits});
+    gemm_run(&(struct gemm){.device = ctx->device,
+                            .packed = packed,
+                            .weights = weights->lm_head,
+                            .n_inputs = ctx->shape->hidden,
+                            .n_outputs = ctx->shape->vocab,
+                            .n_rows = ctx->batch.n_samples,
+                            .out = ctx->scratch.logits});
     return true;
 }

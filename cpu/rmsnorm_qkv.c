@@ -26,10 +26,10 @@ static float *kv_place(const struct context *ctx, float *plane, int32_t row, int
 }
 
 struct qkv_job {
+    struct gemm gemm;
     const struct context *ctx;
     const struct layer_weights *weights;
     int32_t layer;
-    struct gemm gemm;
     struct workspace workspace;
 };
 
@@ -74,18 +74,20 @@ static struct qkv_job prepare(const struct context *ctx, const struct weights *w
     assert(layer >= 0 && layer < ctx->shape->n_layers);
     struct qkv_job job = {
         .ctx = ctx, .weights = &weights->layers[layer], .layer = layer, .workspace = workspace_of(ctx)};
-    job.gemm = (struct gemm){.packed = job.workspace.packed,
+    job.gemm = (struct gemm){.device = ctx->device,
+                             .packed = job.workspace.packed,
                              .weights = job.weights->qkv,
                              .n_inputs = ctx->shape->hidden,
                              .n_outputs = shape_qkv_columns(ctx->shape),
                              .n_rows = ctx->batch.n_rows,
-                             .out = (float *)ctx->scratch.qkv};
+                             .out = (float *)ctx->scratch.qkv,
+                             .then = {job.weights->attention_output, shape_q_columns(ctx->shape), ctx->shape->hidden}};
     compute_angles(ctx, &job.workspace);
     return job;
 }
 
 /* One head of one block of rows. */
-static void fused_chunk(void *argument, int32_t chunk) {
+static void fused_chunk(void *argument, int32_t chunk, int32_t next) {
     const struct qkv_job *job = argument;
     const struct isa *isa = job->ctx->device->isa;
     int32_t head_dim = job->ctx->shape->head_dim, n_row_blocks = count_row_blocks(isa, job->gemm.n_rows);
@@ -94,10 +96,10 @@ static void fused_chunk(void *argument, int32_t chunk) {
     struct gemm_block block = {.rows = row_block_at(isa, job->gemm.n_rows, chunk % n_row_blocks),
                                .first = head * head_dim,
                                .n_outputs = head_dim,
-                               .next = (head + 1) * head_dim,
+                               .next = next < 0 ? -1 : next / n_row_blocks * head_dim,
                                .out = projected,
                                .out_stride = (size_t)head_dim};
-    gemm_run_block(job->ctx->device, &job->gemm, &block);
+    gemm_run_block(&job->gemm, &block);
     for (int32_t r = block.rows.first_row; r < block.rows.end_row; ++r)
         finish_head(job, r, head, projected + (size_t)(r - block.rows.first_row) * (size_t)head_dim);
 }
@@ -112,8 +114,13 @@ bool cpu_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weig
                                                .norm = job.weights->input_norm,
                                                .eps = shape->rms_eps,
                                                .packed = job.workspace.packed});
-    threads_run(ctx->device->threads, fused_chunk, &job,
-                (shape->n_heads + 2 * shape->n_kv_heads) * count_row_blocks(ctx->device->isa, ctx->batch.n_rows));
+    int32_t n_heads = shape->n_heads + 2 * shape->n_kv_heads;
+    threads_run_loop(ctx->device->threads,
+                     &(struct threads_loop){.run = fused_chunk,
+                                            .argument = &job,
+                                            .n_chunks = n_heads * count_row_blocks(ctx->device->isa, ctx->batch.n_rows),
+                                            .enter = gemm_enter,
+                                            .leave = gemm_leave});
     return true;
 }
 
@@ -141,7 +148,7 @@ bool cpu_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *w
     gemm_pack(ctx->device,
               &(struct gemm_rows){
                   .x = normed, .n_inputs = shape->hidden, .n_rows = ctx->batch.n_rows, .packed = job.workspace.packed});
-    gemm_run(ctx->device, &job.gemm);
+    gemm_run(&job.gemm);
     threads_run(ctx->device->threads, finish_row, &job, ctx->batch.n_rows);
     return true;
 }

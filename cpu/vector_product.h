@@ -201,6 +201,12 @@ ALWAYS_INLINE void product_tile(const struct product_job *job, int32_t first, in
     store_sums(sums, job->out + first, job->out_stride, job->add, n_rows, n_outputs);
 }
 
+static void begin(int32_t n_rows) {
+    (void)n_rows;
+}
+
+static void end(void) {}
+
 /* As many outputs at once as the registers hold; what is left one by one. */
 #define PRODUCT_CASE(rows, outputs)                                                                                    \
     case rows:                                                                                                         \
