@@ -31,7 +31,7 @@ static int32_t make_items(const struct context *ctx, struct attention_item *item
 }
 
 /* One item and one KV head. Items of one head follow each other: its keys and values stay in cache. */
-static void attend_chunk(void *argument, int32_t chunk) {
+static void attend_chunk(void *argument, int32_t chunk, int32_t next) {
     const struct attention_job *job = argument;
     const struct context *ctx = job->ctx;
     const struct model_shape *shape = ctx->shape;
@@ -44,6 +44,7 @@ static void attend_chunk(void *argument, int32_t chunk) {
         .scale = 1.0f / sqrtf((float)shape->head_dim),
         .keys = job->keys + (size_t)kv_head * head_elements,
         .values = job->values + (size_t)kv_head * head_elements,
+        .next_keys = next >= 0 && job->n_items == 1 ? job->keys + (size_t)next * head_elements : NULL,
         .block_stride = (size_t)shape->n_kv_heads * head_elements,
         .blocks = ctx->batch.block_tables + (size_t)item->seq * (size_t)ctx->limits.max_blocks,
         .block_size = ctx->kv.block_size,
@@ -75,9 +76,10 @@ bool cpu_paged_attention(const struct context *ctx, int32_t layer, struct error 
     };
     int32_t n_chunks = job.n_items * ctx->shape->n_kv_heads;
     if ((int64_t)n_chunks * ctx->batch.max_kv_len * ctx->shape->head_dim < SERIAL_ELEMENTS) {
-        for (int32_t chunk = 0; chunk < n_chunks; ++chunk) attend_chunk(&job, chunk);
+        for (int32_t chunk = 0; chunk < n_chunks; ++chunk) attend_chunk(&job, chunk, -1);
     } else {
-        threads_run(ctx->device->threads, attend_chunk, &job, n_chunks);
+        threads_run_loop(ctx->device->threads,
+                         &(struct threads_loop){.run = attend_chunk, .argument = &job, .n_chunks = n_chunks});
     }
     return true;
 }

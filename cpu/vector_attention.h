@@ -34,28 +34,27 @@ struct softmax_state {
 };
 
 /* The positions from start, none where nobody sees any. */
-static inline void find_tile(struct kv_tile *tile, const struct attend_job *job, int32_t start) {
-    int32_t left = job->n_visible[job->n_queries - 1] - start;
+static inline void find_tile(struct kv_tile *tile, const struct attend_job *job, const float *keys, int32_t start) {
+    int32_t left = keys ? job->n_visible[job->n_queries - 1] - start : 0;
     tile->n_positions = left < ATTENTION_TILE ? left : ATTENTION_TILE;
     for (int32_t j = 0; j < tile->n_positions; ++j) {
         int32_t position = start + j;
         size_t place = (size_t)job->blocks[position / job->block_size] * job->block_stride +
                        (size_t)(position % job->block_size) * (size_t)job->head_dim;
-        tile->keys[j] = job->keys + place;
+        tile->keys[j] = keys + place;
         tile->values[j] = job->values + place;
     }
 }
 
-/* Brings rows [first, end) near. */
-static inline void fetch_rows(const float *const *rows, int32_t first, int32_t end, int32_t head_dim) {
-    for (int32_t row = first; row < end; ++row)
-        for (int32_t d = 0; d < head_dim; d += 16) fetch((uintptr_t)(rows[row] + d)); // 64 bytes
+/* Brings the 64 bytes at column d of a row near, where that is a row and they begin a line. */
+ALWAYS_INLINE void fetch_row(const float *const *rows, int32_t row, int32_t n_rows, int32_t d) {
+    if (row < n_rows && d % 16 == 0) fetch((uintptr_t)(rows[row] + d));
 }
 
 /* Scores of the n_queries of the group that begins at `first`, with n_keys keys from `key`; counts are constants where
- * this is inlined. */
-ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_t key, int32_t head_dim, int n_queries,
-                              int n_keys) {
+ * this is inlined. Meanwhile the first n_ahead values are fetched, each where its key is read. */
+ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_t key, int32_t head_dim,
+                              int32_t n_ahead, int n_queries, int n_keys) {
     vec sums[20];
 #pragma GCC unroll 20
     for (int i = 0; i < n_queries * n_keys; ++i) sums[i] = (vec){0};
@@ -66,6 +65,7 @@ ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_
         for (int j = 0; j < n_keys; ++j) {
             k[j] = vec_load(state->tile.keys[key + j] + d);
             HOLD(k[j]);
+            fetch_row(state->tile.values, key + j, n_ahead, d);
         }
 #pragma GCC unroll 8
         for (int q = 0; q < n_queries; ++q) {
@@ -86,12 +86,12 @@ ALWAYS_INLINE void score_tile(struct softmax_state *state, int32_t first, int32_
 
 #define SCORE_CASE(queries, keys)                                                                                      \
     case queries:                                                                                                      \
-        for (; key + (keys) <= end; key += (keys)) score_tile(state, first, key, head_dim, queries, keys);             \
-        for (; key < end; ++key) score_tile(state, first, key, head_dim, queries, 1);                                  \
+        for (; key + (keys) <= end; key += (keys)) score_tile(state, first, key, head_dim, n_ahead, queries, keys);    \
+        for (; key < end; ++key) score_tile(state, first, key, head_dim, n_ahead, queries, 1);                         \
         break
 
 static inline void score_group(struct softmax_state *state, int32_t first, int32_t n_queries, int32_t key, int32_t end,
-                               int32_t head_dim) {
+                               int32_t head_dim, int32_t n_ahead) {
     switch (n_queries) {
         SCORE_CASE(1, 4);
         SCORE_CASE(2, 4);
@@ -112,10 +112,11 @@ static inline void scores(struct softmax_state *state, int32_t n_queries, int32_
     int32_t n_positions = state->tile.n_positions;
     for (int32_t key = 0; key < n_positions; key += KEY_RUN) {
         int32_t end = key + KEY_RUN < n_positions ? key + KEY_RUN : n_positions;
-        if (n_queries <= FEW_QUERIES) fetch_rows(state->tile.values, key, end, head_dim);
         for (int32_t group = 0; group < count_groups(n_queries, QUERY_GROUP); ++group) {
             int32_t first = group_start(n_queries, QUERY_GROUP, group);
-            score_group(state, first, group_start(n_queries, QUERY_GROUP, group + 1) - first, key, end, head_dim);
+            int32_t n_ahead = n_queries <= FEW_QUERIES && group == 0 ? n_positions : 0;
+            score_group(state, first, group_start(n_queries, QUERY_GROUP, group + 1) - first, key, end, head_dim,
+                        n_ahead);
         }
     }
 }
@@ -145,9 +146,10 @@ static inline void soften(struct softmax_state *state, int32_t q, int32_t n_visi
     state->total[q] += vec_sum(sum);
 }
 
-/* sums += weights · V over positions [start, end), for n_queries x n_vecs vectors from column d. */
+/* sums += weights · V over positions [start, end), for n_queries x n_vecs vectors from column d. Meanwhile the first
+ * n_ahead keys of the next tile are fetched. */
 ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, int32_t d, int32_t start, int32_t end,
-                                   int n_queries, int n_vecs) {
+                                   int32_t n_ahead, int n_queries, int n_vecs) {
     vec sums[QUERY_GROUP * VALUE_VECS];
 #pragma GCC unroll 8
     for (int q = 0; q < n_queries; ++q)
@@ -160,6 +162,7 @@ ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, i
         for (int v = 0; v < n_vecs; ++v) {
             row[v] = vec_load(value + v * LANES);
             HOLD(row[v]);
+            fetch_row(state->next.keys, j, n_ahead, d + v * LANES);
         }
 #pragma GCC unroll 8
         for (int q = 0; q < n_queries; ++q) {
@@ -177,13 +180,14 @@ ALWAYS_INLINE void add_values_tile(struct softmax_state *state, int32_t first, i
 
 #define VALUES_CASE(queries)                                                                                           \
     case queries:                                                                                                      \
-        add_values_tile(state, first, d, start, end, queries, n_vecs);                                                 \
+        add_values_tile(state, first, d, start, end, n_ahead, queries, n_vecs);                                        \
         break
 
 ALWAYS_INLINE void add_values_columns(struct softmax_state *state, int32_t n_queries, int32_t d, int32_t start,
                                       int32_t end, int n_vecs) {
     for (int32_t group = 0; group < count_groups(n_queries, QUERY_GROUP); ++group) {
         int32_t first = group_start(n_queries, QUERY_GROUP, group);
+        int32_t n_ahead = n_queries <= FEW_QUERIES && group == 0 ? state->next.n_positions : 0;
         switch (group_start(n_queries, QUERY_GROUP, group + 1) - first) {
             VALUES_CASE(1);
             VALUES_CASE(2);
@@ -194,13 +198,11 @@ ALWAYS_INLINE void add_values_columns(struct softmax_state *state, int32_t n_que
     }
 }
 
-/* Adds all values of the tile; meanwhile the next tile's keys are fetched. */
+/* Adds all values of the tile; meanwhile the keys of the tile that comes next are fetched. */
 static inline void add_values(struct softmax_state *state, int32_t n_queries, int32_t head_dim) {
-    int32_t n_positions = state->tile.n_positions, n_next = state->next.n_positions;
+    int32_t n_positions = state->tile.n_positions;
     for (int32_t start = 0; start < n_positions; start += VALUE_RUN) {
         int32_t end = start + VALUE_RUN < n_positions ? start + VALUE_RUN : n_positions, d = 0;
-        if (n_queries <= FEW_QUERIES)
-            fetch_rows(state->next.keys, start, start + VALUE_RUN < n_next ? start + VALUE_RUN : n_next, head_dim);
         for (; d + VALUE_VECS * LANES <= head_dim; d += VALUE_VECS * LANES)
             add_values_columns(state, n_queries, d, start, end, VALUE_VECS);
         for (; d < head_dim; d += LANES) add_values_columns(state, n_queries, d, start, end, 1);
@@ -221,9 +223,11 @@ static inline void attend(const struct attend_job *job) {
         state.total[q] = 0;
         memset(state.sums[q], 0, (size_t)head_dim * sizeof(float));
     }
-    find_tile(&state.tile, job, 0);
-    for (int32_t start = 0; state.tile.n_positions > 0; start += ATTENTION_TILE) {
-        find_tile(&state.next, job, start + ATTENTION_TILE);
+    int32_t n_visible = job->n_visible[n_queries - 1];
+    find_tile(&state.tile, job, job->keys, 0);
+    for (int32_t start = 0; start < n_visible; start += ATTENTION_TILE) {
+        int32_t next = start + ATTENTION_TILE;
+        find_tile(&state.next, job, next < n_visible ? job->keys : job->next_keys, next < n_visible ? next : 0);
         scores(&state, n_queries, head_dim);
         for (int32_t q = 0; q < n_queries; ++q) {
             int32_t visible = job->n_visible[q] - start, n_positions = state.tile.n_positions;
