@@ -73,8 +73,8 @@ static void print_text(const struct bench_report *report, FILE *stream) {
     if (report->info != NULL) {
         fprintf(stream, "weights    %.3f GB\n", (double)report->info->weights_bytes / 1e9);
         fprintf(stream, "device     %s: %s\n", report->info->backend, report->info->device);
-        fprintf(stream, "bandwidth  %.1f GB/s, measured in this run\n", report->bandwidth / 1e9);
     }
+    if (report->bandwidth > 0) fprintf(stream, "bandwidth  %.1f GB/s, measured in this run\n", report->bandwidth / 1e9);
     if (report->n_prefill > 0) print_prefill(report, stream);
     if (report->n_decode > 0) print_decode(report, stream);
     if (report->mixed.n_tokens > 0) print_mixed(report, stream);
@@ -123,9 +123,9 @@ static void write_decode(const struct bench_decode *decode, struct string_builde
     if (times->n_steps > 0) {
         json_write_format(out,
                           ", \"n_steps\": %d, \"step_ms\": %.6f, \"tokens_per_s\": %.3f, \"step_kv_tokens\": %.1f, "
-                          "\"floor_ms\": %.6f, \"share_of_floor\": %.4f",
+                          "\"bandwidth_bytes_per_s\": %.0f, \"floor_ms\": %.6f, \"share_of_floor\": %.4f",
                           (int)times->n_steps, times->step_s * 1e3, times->tokens_per_s, times->step_kv_tokens,
-                          decode->floor_s * 1e3, share(decode->floor_s, times->step_s));
+                          times->bandwidth, decode->floor_s * 1e3, share(decode->floor_s, times->step_s));
     }
     string_builder_append_text(out, "}");
 }

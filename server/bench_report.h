@@ -28,7 +28,7 @@ enum { BENCH_MAX_DECODE = 2 * CONFIG_MAX_NUMBERS };
 struct bench_report {
     const struct config *config;
     const struct engine_info *info; // NULL over HTTP, and then no floor is known
-    double bandwidth;               // bytes per second, the larger of before and after
+    double bandwidth;               // bytes per second, the largest of all runs; 0: none was measured
     struct bench_prefill prefill[CONFIG_MAX_NUMBERS];
     int32_t n_prefill;
     struct bench_decode decode[BENCH_MAX_DECODE];

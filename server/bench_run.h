@@ -24,6 +24,7 @@ struct bench_times {
     int32_t n_longest;    // tokens of the longest answer: no run has fewer steps
     double total_s;       // submit to the last token of all
     double first_token_s; // submit to the first token of the request that got it last
+    double bandwidth;     // bytes per second, the mean of right before and right after; 0: not measured
     /* The phase in which all decode. */
     int32_t n_steps;       // 0: there was none
     double step_s;         // median

@@ -89,7 +89,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(runs, [(6, 2), (6, 1), (9, 2)])
         for entry in report["decode"]:
             kv_bytes = entry["step_kv_tokens"] * report["kv_token_bytes"]
-            floor_ms = (report["weights_bytes"] + kv_bytes) / report["bandwidth_bytes_per_s"] * 1e3
+            floor_ms = (report["weights_bytes"] + kv_bytes) / entry["bandwidth_bytes_per_s"] * 1e3
             self.assertAlmostEqual(entry["floor_ms"], floor_ms, delta=floor_ms * 0.01)  # the file holds some padding
             self.assertAlmostEqual(entry["share_of_floor"], entry["floor_ms"] / entry["step_ms"], delta=1e-3)
         # One sequence that sees 7, 8, 9 and 10 tokens.
