@@ -30,6 +30,12 @@ __device__ static inline void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
+/* Orders no memory: all that is known after it is that all have come here. */
+__device__ static inline void cluster_arrive_relaxed() {
+#if HAVE_CLUSTERS
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 __device__ static inline void cluster_sync() {
     cluster_arrive();
     cluster_wait();
@@ -55,6 +61,16 @@ __device__ static inline uint32_t cluster_address(const void *local, int rank) {
 __device__ static inline void cluster_store(uint32_t address, float value) {
 #if HAVE_CLUSTERS
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+#endif
+}
+/* Sends 16 bytes on their way, which count at a barrier of the block they go to (wgmma.cuh). */
+__device__ static inline void cluster_send(uint32_t address, uint32_t barrier, const float *values) {
+#if HAVE_CLUSTERS
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            address),
+        "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(barrier)
+        : "memory");
 #endif
 }
 

@@ -1,10 +1,11 @@
-/* Own kernels for few rows and for small products, cuBLASLt for large ones.
+/* Own kernels for few rows and for small products; large ones on wgmma (gemm_wgmma.cu) or by cuBLASLt.
  *
- * The own kernels sum k in the same order, so that a row's result does not depend on how many rows share the step: k is
- * cut in eight equal segments of whole fragments, each summed in steps of 16 by one accumulator, then the eight are
- * added in order. cuBLASLt chooses its own order for each number of rows. */
+ * The kernels of this file sum k in the same order, so that a row's result does not depend on how many rows share the
+ * step: k is cut in eight equal segments of whole fragments, each summed in steps of 16 by one accumulator, then the
+ * eight are added in order. gemm_wgmma.cu has its own order, cuBLASLt chooses one for each number of rows. */
 #include "cuda/gemm.cuh"
 
+#include "cuda/gemm_wgmma.cuh"
 #include "cuda/math.cuh"
 #include "cuda/thin.cuh"
 
@@ -188,5 +189,6 @@ bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err)
     if (gemm->n_rows == 0) return true;
     if (gemm->n_rows <= GEMM_THIN_ROWS) return gemm_thin(device, gemm, err);
     if (gemm_is_small(gemm)) return gemm_tiled(device, gemm, err);
+    if (gemm_wgmma_pays(device, gemm)) return gemm_wgmma(device, gemm, err);
     return gemm_cublas(device, gemm, err);
 }

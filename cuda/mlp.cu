@@ -1,6 +1,7 @@
 #include "cuda/mlp.cuh"
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_wgmma.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/math.cuh"
 #include "cuda/ops.cuh"
@@ -39,7 +40,12 @@ static bool gate_up_separate(const struct context *ctx, const struct weights *we
                            2 * intermediate,
                            ctx->shape->hidden,
                            GEMM_BF16};
-    if (!rmsnorm_rows(ctx, of_layer->post_attention_norm, err) || !gemm_run(ctx->device, &product, err)) return false;
+    if (!rmsnorm_rows(ctx, of_layer->post_attention_norm, err)) return false;
+    if (gemm_wgmma_pays(ctx->device, &product)) {
+        product.c = scratch->activated;
+        return gate_up_wgmma(ctx->device, &product, err);
+    }
+    if (!gemm_run(ctx->device, &product, err)) return false;
     struct launch launch = {dim3((unsigned)n_rows, (unsigned)divide_up(intermediate, SILU_THREADS * 8)),
                             dim3(SILU_THREADS)};
     return launch_kernel(ctx->device, launch, silu_kernel, err, (const uint16_t *)scratch->gate_up,

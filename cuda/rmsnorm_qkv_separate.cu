@@ -1,7 +1,9 @@
 /* rmsnorm_qkv as standard kernels: norm to scratch.normed, product to scratch.qkv, then the heads. Rounding: normed to
  * bf16; qkv to bf16 in the separate form. The fused form takes these kernels for many rows, where the product is all
- * that counts, and keeps qkv in float32, as its kernel for few rows does. */
+ * that counts, and keeps qkv in float32, as its kernel for few rows does; or, where it pays, the product that ends with
+ * the heads (gemm_wgmma.cuh). */
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_wgmma.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/ops.cuh"
 #include "cuda/qkv_heads.cuh"
@@ -61,7 +63,12 @@ static bool run(const struct context *ctx, const struct weights *weights, int32_
     product.n_columns = shape_qkv_columns(ctx->shape);
     product.depth = ctx->shape->hidden;
     product.output = projection;
-    return rmsnorm_rows(ctx, of_layer->input_norm, err) && gemm_run(ctx->device, &product, err) &&
+    if (!rmsnorm_rows(ctx, of_layer->input_norm, err)) return false;
+    if (projection == GEMM_F32 && gemm_wgmma_pays(ctx->device, &product)) {
+        struct qkv_heads heads = qkv_heads_from(ctx, of_layer, layer);
+        return qkv_wgmma(ctx->device, &product, &heads, ctx->shape->head_dim, err);
+    }
+    return gemm_run(ctx->device, &product, err) &&
            (projection == GEMM_F32 ? finish_heads<float> : finish_heads<uint16_t>)(ctx, of_layer, layer, err);
 }
 

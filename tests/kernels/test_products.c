@@ -135,16 +135,16 @@ static void test_large(void **state) {
 
 /* Weights over 4 MB, sizes that no tile divides: what the GPU computes by other kernels than few rows of few weights.
  */
-static void check_large_weights(const struct target *target) {
-    static const int32_t rows[] = {17, 32, 33, 64, 70};
+static void check_rows_of_large_weights(const struct target *target, int32_t hidden, int32_t intermediate,
+                                        const int32_t *rows, size_t n_rows) {
     struct rig_options options = rig_defaults();
-    options.shape.hidden = 1544;
-    options.shape.intermediate = 1416;
+    options.shape.hidden = hidden;
+    options.shape.intermediate = intermediate;
     options.shape.n_heads = 12;
     options.shape.vocab = 1400;
     options.limits.max_rows = 98;
     struct rig *rig = rig_create(target, &options);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+    for (size_t i = 0; i < n_rows; ++i) {
         prepare_rows(rig, rows[i]);
         compare_attention_output(rig);
         rig_fill_hidden(rig);
@@ -152,6 +152,11 @@ static void check_large_weights(const struct target *target) {
     }
     compare_lm_head(rig);
     rig_destroy(rig);
+}
+static void check_large_weights(const struct target *target) {
+    static const int32_t rows[] = {17, 32, 33, 64, 70}, rows_of_wider[] = {24, 40};
+    check_rows_of_large_weights(target, 1544, 1416, rows, 5);
+    check_rows_of_large_weights(target, 2632, 856, rows_of_wider, 2); // segments of k beyond its end
 }
 static void test_large_weights(void **state) {
     on_targets(state, check_large_weights);

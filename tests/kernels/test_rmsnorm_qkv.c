@@ -91,12 +91,14 @@ static void test_fused_kernel_alone(void **state) {
 
 /* Weights over 4 MB: the GPU's kernel for more rows than 16. Of five sequences, 49 rows; of the last two, 46. */
 static void check_large_weights(const struct target *target) {
-    static const int32_t head_dims[] = {128, 64};
-    for (size_t i = 0; i < sizeof head_dims / sizeof *head_dims; ++i) {
+    static const struct {
+        int32_t n_heads, head_dim, hidden;
+    } shapes[] = {{12, 128, 2120}, {12, 64, 2120}, {16, 128, 1096}, {28, 64, 1096}, {40, 64, 1544}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
         struct rig_options options = rig_defaults();
-        options.shape.n_heads = 12;
-        options.shape.head_dim = head_dims[i];
-        options.shape.hidden = 2120;
+        options.shape.n_heads = shapes[i].n_heads;
+        options.shape.head_dim = shapes[i].head_dim;
+        options.shape.hidden = shapes[i].hidden;
         struct rig *rig = rig_create(target, &options);
         rig_prepare(rig, mixed, 5, false);
         compare(rig, 1);

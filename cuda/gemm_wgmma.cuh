@@ -1,0 +1,31 @@
+/* Products of 17 to 64 rows on wgmma, for compute capability 9.0: weights are read once, at the speed of memory, while
+ * tensor cores multiply; what the product is for is done in its end, so nothing between is written.
+ *
+ * Order of sums: k in 1, 2, 4 or 8 segments, each from its begin to its end in steps of 16 by one accumulator, then the
+ * segments in order. The segments depend on the weight's shape alone, so that a row's result does not depend on how
+ * many rows share the step. Rows (gemm.a) are read after the kernels ahead have ended, the first weights before
+ * (launch.cuh). depth and n_columns are multiples of 8. */
+#ifndef QUERN_CUDA_GEMM_WGMMA_CUH
+#define QUERN_CUDA_GEMM_WGMMA_CUH
+
+#include "cuda/gemm.cuh"
+#include "cuda/qkv_heads.cuh"
+
+/* Whether the device has wgmma, and the product is faster with it than by cuBLASLt: 4 MB of weights, 17 to
+ * GEMM_WGMMA_ROWS rows; the products below take no more. */
+bool gemm_wgmma_pays(const struct device *device, const struct gemm *gemm);
+
+#define GEMM_WGMMA_ROWS 64
+
+/* As gemm_run. */
+bool gemm_wgmma(struct device *device, const struct gemm *gemm, struct error *err);
+
+/* c[r] = bf16(silu(gate) * up), [n_rows][n_columns / 2]; the weight holds the lines of gate, then those of up, which
+ * are rounded to bf16 before they are multiplied. n_columns is a multiple of 16. */
+bool gate_up_wgmma(struct device *device, const struct gemm *gemm, struct error *err);
+
+/* QK-norm, RoPE and append of each head (qkv_heads.cuh); c is not written. */
+bool qkv_wgmma(struct device *device, const struct gemm *gemm, const struct qkv_heads *heads, int32_t head_dim,
+               struct error *err);
+
+#endif
