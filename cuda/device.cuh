@@ -63,7 +63,8 @@ bool mlp_thin_configure(struct error *err);
 bool gemm_configure(struct error *err);
 bool paged_decode_configure(struct device *device, struct error *err);
 bool paged_prefill_configure(struct device *device, struct error *err);
-bool gemm_wgmma_configure(struct device *device, struct error *err); // after paged_prefill, which finds encode_map
+bool gemm_wgmma_configure(struct device *device, struct error *err);     // after paged_prefill, which finds encode_map
+bool mlp_wide_configure(const struct device *device, struct error *err); // likewise
 
 /* Shared memory that the largest block of the fused projection asks for at this shape. */
 size_t rmsnorm_qkv_shared_bytes(const struct device *device, const struct model_shape *shape);

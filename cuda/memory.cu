@@ -89,7 +89,7 @@ static bool device_init(struct device *device, struct error *err) {
     if (!device->plans) return fail(err, ERR_MEMORY, "no memory for %d plans of products", GEMM_PLANS);
     return rmsnorm_qkv_configure(device, err) && rmsnorm_qkv_thin_configure(err) && mlp_thin_configure(err) &&
            gemm_configure(err) && paged_decode_configure(device, err) && paged_prefill_configure(device, err) &&
-           gemm_wgmma_configure(device, err);
+           gemm_wgmma_configure(device, err) && mlp_wide_configure(device, err);
 }
 
 extern "C" int cuda_device_count(void) {

@@ -9,10 +9,6 @@
 
 #define SILU_THREADS 256
 
-__device__ static inline uint32_t silu_times_pair(uint32_t gate, uint32_t up) {
-    return bf16_pair(silu(bf16_low(gate)) * bf16_low(up), silu(bf16_high(gate)) * bf16_high(up));
-}
-
 /* Grid (rows, pieces of a row), eight values a thread: 4 bytes in and 2 out for each value. Rounds to bf16. */
 __global__ static void __launch_bounds__(SILU_THREADS)
     silu_kernel(const uint16_t *gate_up, uint16_t *activated, int32_t intermediate) {
@@ -54,8 +50,10 @@ static bool gate_up_separate(const struct context *ctx, const struct weights *we
 
 /* The residual sum stays float32. */
 bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
-    bool thin = ctx->batch.n_rows <= GEMM_THIN_ROWS;
-    if (!(thin ? mlp_gate_up_thin : gate_up_separate)(ctx, weights, layer, err)) return false;
+    auto gate_up = ctx->batch.n_rows <= GEMM_THIN_ROWS                   ? mlp_gate_up_thin
+                   : mlp_gate_up_wide_pays(ctx, &weights->layers[layer]) ? mlp_gate_up_wide
+                                                                         : gate_up_separate;
+    if (!gate_up(ctx, weights, layer, err)) return false;
     struct gemm down = {(const uint16_t *)ctx->scratch.activated,
                         weights->layers[layer].down,
                         ctx->scratch.hidden,

@@ -7,6 +7,13 @@
 
 bool mlp_gate_up_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 
+/* For MLP_WIDE_OVER to MLP_WIDE_ROWS rows where it pays: by the sizes alone. */
+bool mlp_gate_up_wide(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool mlp_gate_up_wide_pays(const struct context *ctx, const struct layer_weights *weights);
+
+#define MLP_WIDE_OVER 64
+#define MLP_WIDE_ROWS 512
+
 /* To some units in the last place of float32: it is rounded to bf16. */
 __device__ static inline float silu(float x) {
     return __fdividef(x, 1.0f + __expf(-x));
@@ -15,6 +22,9 @@ __device__ static inline float silu(float x) {
 /* Of bf16 gate and up, to bf16. */
 __device__ static inline uint16_t silu_times(uint16_t gate, uint16_t up) {
     return bf16_bits(silu(bf16_low(gate)) * bf16_low(up));
+}
+__device__ static inline uint32_t silu_times_pair(uint32_t gate, uint32_t up) {
+    return bf16_pair(silu(bf16_low(gate)) * bf16_low(up), silu(bf16_high(gate)) * bf16_high(up));
 }
 
 #endif

@@ -105,6 +105,36 @@ static void row_is_the_same_in_company(void **state) {
     on_targets(state, check_company);
 }
 
+/* Enough lines of gate and up to fill a GPU with 65 and more rows: one kernel, whose tiles depend on the number of
+ * rows. What it activates is looked at, since a library makes the other products of so many rows. */
+static void check_company_of_many_outputs(const struct target *target) {
+    static const int32_t companies[] = {64, 100, 127, 223, 255};
+    struct rig_options options = rig_defaults();
+    options.shape.hidden = 384;
+    options.shape.intermediate = 5640;
+    options.limits.max_rows = 256;
+    options.limits.max_blocks = 48;
+    struct rig *rig = rig_create(target, &options);
+    float *first = NULL;
+    for (size_t i = 0; i < sizeof companies / sizeof *companies; ++i) {
+        struct row_results results = run_in_company(rig, companies[i]);
+        float *activated =
+            read_row(rig, rig->ctx->scratch.activated, target->ops->activation_dtype, 0, rig->shape.intermediate);
+        if (first) assert_memory_equal(first, activated, (size_t)rig->shape.intermediate * sizeof(float));
+        if (first)
+            free(activated);
+        else
+            first = activated;
+        results_finish(&results);
+    }
+    free(first);
+    rig_destroy(rig);
+}
+
+static void row_is_the_same_with_many_outputs(void **state) {
+    on_targets(state, check_company_of_many_outputs);
+}
+
 /* The last row of a chunk that begins at start. */
 static float *attend_last_row(struct rig *rig, int32_t start, int32_t position) {
     struct error err = {0};
@@ -311,6 +341,7 @@ static void unsupported_shapes_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("a row is the same alone and in company", row_is_the_same_in_company),
+        {"a row is the same with many outputs on cuda", row_is_the_same_with_many_outputs, NULL, NULL, (void *)"cuda"},
         ON_EVERY_BACKEND("attention is the same in any chunk", attention_is_the_same_in_any_chunk),
         ON_EVERY_BACKEND("large products", large_products_are_right),
         ON_EVERY_BACKEND("long contexts", long_context_is_right),

@@ -6,29 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_REAL   3
-#define N_PADDED 8
+#define N_REAL     3
+#define MAX_PADDED 200
 
+/* The rows of a padded step are max_seqs. */
 static int32_t padded_rows(const struct context *ctx, int32_t n_rows) {
-    (void)ctx, (void)n_rows;
-    return N_PADDED;
+    (void)n_rows;
+    return ctx->limits.max_seqs;
 }
 
-/* The padding's contents are read by rig_fill_hidden. */
-static const struct rig_sequence sequences[N_PADDED] = {
-    {.content = 1, .start = 20, .n_rows = 1, .sample = true},
-    {.content = 2, .start = 100, .n_rows = 1, .sample = true},
-    {.content = 3, .start = 0, .n_rows = 1, .sample = true},
-    {.content = 4},
-    {.content = 5},
-    {.content = 6},
-    {.content = 7},
-    {.content = 8},
-};
-
-static struct rig *create(const struct target *target, bool padded) {
-    struct rig_options options = rig_defaults();
-    struct rig *rig = rig_create(target, &options);
+static struct rig *create(const struct target *target, const struct rig_options *options, bool padded) {
+    struct rig_sequence sequences[MAX_PADDED] = {
+        {.content = 1, .start = 20, .n_rows = 1, .sample = true},
+        {.content = 2, .start = 100, .n_rows = 1, .sample = true},
+        {.content = 3, .start = 0, .n_rows = 1, .sample = true},
+    };
+    for (int32_t s = N_REAL; s < MAX_PADDED; ++s) sequences[s].content = s + 1; // rig_fill_hidden reads it
+    struct rig *rig = rig_create(target, options);
     struct backend_ops padding = *target->ops;
     int recorded; // an address that nobody looks at
     padding.padded_rows = padded_rows;
@@ -37,7 +31,7 @@ static struct rig *create(const struct target *target, bool padded) {
     rig_prepare(rig, sequences, N_REAL, false);
     rig->ctx->ops = target->ops;
     rig->ctx->recordings = NULL;
-    assert_int_equal(rig->ctx->batch.n_rows, padded ? N_PADDED : N_REAL);
+    assert_int_equal(rig->ctx->batch.n_rows, padded ? options->limits.max_seqs : N_REAL);
     assert_int_equal(rig->ctx->batch.n_samples, rig->ctx->batch.n_rows);
     rig_fill_hidden(rig);
     return rig;
@@ -66,8 +60,9 @@ static void compare_rows(const struct target *target, const char *what, const fl
     free(expected);
 }
 
-static void check_padding(const struct target *target) {
-    struct rig *alone = create(target, false), *padded = create(target, true);
+static void check_padding_of(const struct target *target, const struct rig_options *options) {
+    struct rig *alone = create(target, options, false), *padded = create(target, options, true);
+    size_t n_padded = (size_t)options->limits.max_seqs;
     size_t plane = kv_plane_elements(padded->ctx), row = (size_t)shape_q_columns(&padded->shape);
     float *before[2], *after[2];
     for (int32_t which = 0; which < 2; ++which) before[which] = rig_read_kv(padded, 0, which);
@@ -84,10 +79,10 @@ static void check_padding(const struct target *target) {
     float *q = rig_read(padded, padded->ctx->scratch.q, act, N_REAL * row);
     float *q_alone = rig_read(alone, alone->ctx->scratch.q, act, N_REAL * row);
     compare_rows(target, "q", q, q_alone, N_REAL * row);
-    float *attention = rig_read(padded, padded->ctx->scratch.attention, act, N_PADDED * row);
+    float *attention = rig_read(padded, padded->ctx->scratch.attention, act, n_padded * row);
     float *attention_alone = rig_read(alone, alone->ctx->scratch.attention, act, N_REAL * row);
     compare_rows(target, "attention", attention, attention_alone, N_REAL * row);
-    for (size_t i = N_REAL * row; i < N_PADDED * row && target->cpu_isa; ++i) // nobody reads it: a GPU leaves it
+    for (size_t i = N_REAL * row; i < n_padded * row && target->cpu_isa; ++i) // nobody reads it: a GPU leaves it
         if (attention[i] != 0) fail_msg("%s: attention of padding is %g", target->label, attention[i]);
     free(q);
     free(q_alone);
@@ -97,11 +92,35 @@ static void check_padding(const struct target *target) {
     rig_destroy(alone);
 }
 
+static void check_padding(const struct target *target) {
+    struct rig_options options = rig_defaults();
+    options.limits.max_seqs = 8;
+    check_padding_of(target, &options);
+}
 static void test_padding(void **state) {
     on_targets(state, check_padding);
 }
 
+/* Weights over 4 MB: what is made by other kernels than few rows of few weights. */
+static void check_large_padding(const struct target *target) {
+    static const int32_t rows[] = {24, 64, 72, MAX_PADDED};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct rig_options options = rig_defaults();
+        options.shape.hidden = 392;
+        options.shape.n_heads = 40;
+        options.shape.n_kv_heads = 4;
+        options.limits.max_seqs = options.limits.max_rows = rows[i];
+        check_padding_of(target, &options);
+    }
+}
+static void test_large_padding(void **state) {
+    on_targets(state, check_large_padding);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {ON_EVERY_BACKEND("padding reads and writes nothing", test_padding)};
+    const struct CMUnitTest tests[] = {
+        ON_EVERY_BACKEND("padding reads and writes nothing", test_padding),
+        {"padding of large weights on cuda", test_large_padding, NULL, NULL, (void *)"cuda"},
+    };
     return cmocka_run_group_tests_name("padding", tests, NULL, NULL);
 }

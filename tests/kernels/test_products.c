@@ -162,6 +162,28 @@ static void test_large_weights(void **state) {
     on_targets(state, check_large_weights);
 }
 
+/* As many lines of gate and up as fill a GPU with more than 64 rows: its tiles come in three sizes. */
+static void check_many_outputs(const struct target *target) {
+    static const struct { int32_t hidden, intermediate; } shapes[] = {{384, 5640}, {136, 8504}};
+    static const int32_t rows[] = {65, 220};
+    if (!target->fused) return; // the MLP is the same
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; ++s) {
+        struct rig_options options = rig_defaults();
+        options.shape.hidden = shapes[s].hidden;
+        options.shape.intermediate = shapes[s].intermediate;
+        options.limits.max_rows = 220;
+        struct rig *rig = rig_create(target, &options);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+            prepare_rows(rig, rows[i]);
+            compare_mlp(rig);
+        }
+        rig_destroy(rig);
+    }
+}
+static void test_many_outputs(void **state) {
+    on_targets(state, check_many_outputs);
+}
+
 /* Sizes that no vector divides; only the CPU backend promises them. */
 static void check_odd_sizes(const struct target *target) {
     struct model_shape shape = rig_defaults().shape;
@@ -186,6 +208,7 @@ int main(void) {
         ON_EVERY_BACKEND("lm_head", test_lm_head),
         ON_EVERY_BACKEND("products with long sums and many rows", test_large),
         {"products with large weights on cuda", test_large_weights, NULL, NULL, (void *)"cuda"},
+        {"mlp with many outputs and rows on cuda", test_many_outputs, NULL, NULL, (void *)"cuda"},
         {"products of odd sizes on cpu", test_odd_sizes, NULL, NULL, (void *)"cpu"},
     };
     return cmocka_run_group_tests_name("products", tests, NULL, NULL);

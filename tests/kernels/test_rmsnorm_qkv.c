@@ -114,6 +114,32 @@ static void test_large_weights(void **state) {
     on_targets(state, check_large_weights);
 }
 
+/* More than 64 rows; heads that no group of four divides. */
+static void check_many_rows(const struct target *target) {
+    static const struct rig_sequence many[] = {{.content = 1, .start = 40, .n_rows = 1},
+                                               {.content = 2, .start = 0, .n_rows = 64},
+                                               {.content = 3, .start = 15, .n_rows = 80}};
+    static const struct { int32_t n_heads, n_kv_heads, head_dim; } shapes[] = {{40, 4, 128}, {79, 8, 64}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
+        struct rig_options options = rig_defaults();
+        options.shape.n_heads = shapes[i].n_heads;
+        options.shape.n_kv_heads = shapes[i].n_kv_heads;
+        options.shape.head_dim = shapes[i].head_dim;
+        options.shape.hidden = 392;
+        options.limits.max_rows = 145;
+        struct rig *rig = rig_create(target, &options);
+        rig_prepare(rig, many, 2, false);
+        compare(rig, 0);
+        rig_prepare(rig, many, 3, false);
+        compare(rig, 1);
+        rig_destroy(rig);
+    }
+}
+
+static void test_many_rows(void **state) {
+    on_targets(state, check_many_rows);
+}
+
 static void check_large_k_norm(const struct target *target) {
     struct rig_options options = rig_defaults();
     options.k_norm_max = 96.5f;
@@ -218,6 +244,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("fused kernel alone", test_fused_kernel_alone),
         {"large weights on cuda", test_large_weights, NULL, NULL, (void *)"cuda"},
+        {"many rows on cuda", test_many_rows, NULL, NULL, (void *)"cuda"},
         ON_EVERY_BACKEND("K-norm weights of 96.5", test_k_norm_weights_of_96_5),
         ON_EVERY_BACKEND("positions up to 40,959", test_far_positions),
         ON_EVERY_BACKEND("rmsnorm_qkv writes only its slots", test_rest_of_cache),
