@@ -10,7 +10,8 @@ bool scheduler_init(struct scheduler *scheduler, const struct scheduler_options 
     *scheduler = (struct scheduler){.options = *options};
     scheduler->chunks = calloc(3 * n, sizeof *scheduler->chunks);
     scheduler->free_seats = calloc(n, sizeof *scheduler->free_seats);
-    if (!scheduler->chunks || !scheduler->free_seats) {
+    scheduler->published = calloc((size_t)block_pool_n_blocks(options->pool), sizeof *scheduler->published);
+    if (!scheduler->chunks || !scheduler->free_seats || !scheduler->published) {
         scheduler_finish(scheduler);
         return fail(err, ERR_MEMORY, "no memory to schedule %d sequences", options->max_seqs);
     }
@@ -27,8 +28,10 @@ void scheduler_finish(struct scheduler *scheduler) {
     assert(scheduler->running.count == 0 && scheduler->waiting.count == 0);
     free(scheduler->chunks);
     free(scheduler->free_seats);
+    free(scheduler->published);
     scheduler->chunks = NULL;
     scheduler->free_seats = NULL;
+    scheduler->published = NULL;
 }
 
 void scheduler_add(struct scheduler *scheduler, struct sequence *sequence) {
@@ -82,7 +85,20 @@ static bool grow(struct scheduler *scheduler, struct sequence *sequence, int32_t
     return true;
 }
 
-/* Takes the published blocks of the sequence's prefix. The last token is always computed: its logits are wanted. */
+/* Blocks of the sequence, after those that it has found, that this step computes for others. */
+static int32_t count_coming(struct scheduler *scheduler, const struct sequence *sequence) {
+    struct block_pool *pool = scheduler->options.pool;
+    int32_t block_size = block_pool_block_size(pool), n = sequence->n_published;
+    struct block_hash hash = sequence->hash;
+    for (; (n + 1) * block_size < sequence->n_tokens; ++n) {
+        hash = block_pool_extend(pool, hash, sequence->tokens + n * block_size);
+        if (!block_pool_is_published(pool, hash)) break;
+    }
+    return n - sequence->n_published;
+}
+
+/* Takes the published blocks of the sequence's prefix. The last token is always computed: its logits are wanted. What
+ * this very step computes is not there yet. */
 static void take_cached_prefix(struct scheduler *scheduler, struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
     int32_t block_size = block_pool_block_size(pool);
@@ -94,6 +110,11 @@ static void take_cached_prefix(struct scheduler *scheduler, struct sequence *seq
         int32_t block = block_pool_find(pool, hash);
         if (block < 0) {
             sequence->missing = hash;
+            break;
+        }
+        if (scheduler->published[block] == scheduler->n_plans) {
+            block_pool_release(pool, block);
+            sequence->missing = hash; // next time it is there
             break;
         }
         sequence->blocks[sequence->n_blocks++] = block;
@@ -109,17 +130,24 @@ static bool may_fit(const struct scheduler *scheduler, const struct sequence *se
            block_pool_is_published(scheduler->options.pool, sequence->missing);
 }
 
+enum fit { FITS, FITS_LATER, FITS_NOT };
+
 /* Finds the sequence's prefix, and whether there are blocks for all that it has so far. */
-static bool try_to_fit(struct scheduler *scheduler, struct sequence *sequence) {
-    if (!may_fit(scheduler, sequence)) return false;
+static enum fit try_to_fit(struct scheduler *scheduler, struct sequence *sequence) {
+    if (!may_fit(scheduler, sequence)) return FITS_NOT;
     int32_t n_free = block_pool_n_free(scheduler->options.pool);
     take_cached_prefix(scheduler, sequence);
+    int32_t n_coming = scheduler->options.prefix_cache ? count_coming(scheduler, sequence) : 0;
+    if (2 * n_coming * block_pool_block_size(scheduler->options.pool) > sequence->n_tokens - sequence->n_computed) {
+        release_blocks(scheduler, sequence);
+        return FITS_LATER;
+    }
     int32_t wanted = blocks_for(scheduler, sequence->n_tokens) - sequence->n_blocks;
     int32_t n_left = block_pool_n_free(scheduler->options.pool);
-    if (wanted <= n_left) return true;
+    if (wanted <= n_left) return FITS;
     sequence->n_needed = wanted + n_free - n_left; // those of the prefix that nobody else holds too
     release_blocks(scheduler, sequence);
-    return false;
+    return FITS_NOT;
 }
 
 static void count_prefix(struct scheduler *scheduler, struct sequence *sequence) {
@@ -127,6 +155,23 @@ static void count_prefix(struct scheduler *scheduler, struct sequence *sequence)
     scheduler->counts.prefix_queries += (uint64_t)sequence->n_tokens;
     scheduler->counts.prefix_hits += (uint64_t)sequence->n_computed;
     if (sequence->n_preemptions == 0) sequence->n_cached = sequence->n_computed;
+}
+
+static int32_t min(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+/* Blocks of the sequence that are full and whose tokens are known. */
+static void publish_full_blocks(struct scheduler *scheduler, struct sequence *sequence) {
+    struct block_pool *pool = scheduler->options.pool;
+    int32_t block_size = block_pool_block_size(pool), n_tokens = min(sequence->n_computed, sequence->n_known);
+    if (!scheduler->options.prefix_cache) return;
+    while ((sequence->n_published + 1) * block_size <= n_tokens) {
+        int32_t index = sequence->n_published++;
+        sequence->hash = block_pool_extend(pool, sequence->hash, sequence->tokens + index * block_size);
+        block_pool_publish(pool, sequence->blocks[index], sequence->hash);
+        scheduler->published[sequence->blocks[index]] = scheduler->n_plans;
+    }
 }
 
 static void add_part(struct scheduler *scheduler, struct sequence *sequence, int32_t n_rows, int32_t *n_chunks) {
@@ -139,10 +184,8 @@ static void add_part(struct scheduler *scheduler, struct sequence *sequence, int
         step->parts[step->n_parts++] = part;
     else
         scheduler->chunks[(*n_chunks)++] = part;
-}
-
-static int32_t min(int32_t a, int32_t b) {
-    return a < b ? a : b;
+    sequence->n_computed += n_rows;
+    publish_full_blocks(scheduler, sequence);
 }
 
 /* Its last token is being sampled: the step under way ends it. */
@@ -185,10 +228,14 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
 
 /* Waiting sequences in order, while rows and blocks for all that they have so far are there. */
 static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n_chunks) {
-    while (budget > 0 && scheduler->waiting.first && scheduler->running.count < scheduler->options.max_seqs) {
-        struct sequence *sequence = scheduler->waiting.first;
+    struct sequence *next = scheduler->waiting.first;
+    while (budget > 0 && next && scheduler->running.count < scheduler->options.max_seqs) {
+        struct sequence *sequence = next;
+        next = sequence->next;
         assert(sequence->n_known == sequence->n_tokens); // who was preempted in a step under way waits for its end
-        if (!try_to_fit(scheduler, sequence)) return;
+        enum fit fit = try_to_fit(scheduler, sequence);
+        if (fit == FITS_NOT) return;
+        if (fit == FITS_LATER) continue;
         count_prefix(scheduler, sequence);
         int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget);
         bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
@@ -203,20 +250,9 @@ static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n
     }
 }
 
-/* Blocks of the sequence that are full and whose tokens are known. */
-static void publish_full_blocks(struct scheduler *scheduler, struct sequence *sequence) {
-    struct block_pool *pool = scheduler->options.pool;
-    int32_t block_size = block_pool_block_size(pool), n_tokens = min(sequence->n_computed, sequence->n_known);
-    if (!scheduler->options.prefix_cache) return;
-    while ((sequence->n_published + 1) * block_size <= n_tokens) {
-        int32_t index = sequence->n_published++;
-        sequence->hash = block_pool_extend(pool, sequence->hash, sequence->tokens + index * block_size);
-        block_pool_publish(pool, sequence->blocks[index], sequence->hash);
-    }
-}
-
 const struct step *scheduler_plan(struct scheduler *scheduler) {
     scheduler->turn = 1 - scheduler->turn;
+    scheduler->n_plans++;
     struct step *step = &scheduler->steps[scheduler->turn];
     int32_t n_chunks = 0;
     step->n_parts = step->n_samples = 0;
@@ -227,9 +263,7 @@ const struct step *scheduler_plan(struct scheduler *scheduler) {
     for (int32_t i = 0; i < step->n_parts; ++i) {
         struct sequence *sequence = step->parts[i].sequence;
         sequence->part = &step->parts[i];
-        sequence->n_computed += step->parts[i].n_rows;
         if (step->parts[i].sample) sequence->tokens[sequence->n_tokens++] = -1 - step->n_samples++;
-        publish_full_blocks(scheduler, sequence);
     }
     return step;
 }

@@ -5,6 +5,8 @@
  * own and waits at the head of the queue; its tokens are kept and its K and V recomputed later (or found in the prefix
  * cache). A step may be planned while the one before is under way: what that one computes counts as there, because
  * steps run in order, and what it samples has its place among the tokens without an id. Numbers do not depend on it.
+ * A sequence most of whose prompt is computed for another in the same step waits for the next step and finds it in the
+ * prefix cache: so do the choices of one request share their prompt.
  * Knows tokens and blocks only: no device, no clock, no threads. */
 #ifndef QUERN_ENGINE_SCHEDULER_H
 #define QUERN_ENGINE_SCHEDULER_H
@@ -52,6 +54,8 @@ struct scheduler {
     struct step steps[2];     // planned in turn
     int32_t turn;             // the newest
     uint64_t n_tables;        // named so far
+    uint64_t n_plans;         // made so far
+    uint64_t *published;      // [n_blocks] the plan that published the block, owned
     struct step_part *chunks; // [max_seqs], owned with the parts of steps: several rows, while a step is planned
     struct scheduler_counts counts;
 };

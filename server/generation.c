@@ -163,10 +163,12 @@ static void write_head(struct generation *generation, const char *object, struct
 static void write_usage(const struct generation *generation, struct string_builder *out) {
     int64_t n_prompt = 0, n_cached = 0, n_generated = 0, n_reasoning = 0;
     for (int32_t i = 0; i < generation->n_choices; ++i) {
-        n_reasoning += generation->choices[i].answer.n_reasoning_tokens;
-        n_prompt += generation->choices[i].last.n_prompt;
-        n_cached += generation->choices[i].last.n_cached;
-        n_generated += generation->choices[i].n_generated;
+        const struct choice *choice = &generation->choices[i];
+        bool first = i % generation->request.n_choices == 0; // choices of one prompt share it
+        n_reasoning += choice->answer.n_reasoning_tokens;
+        n_prompt += first ? choice->last.n_prompt : 0;
+        n_cached += first ? choice->last.n_cached : 0;
+        n_generated += choice->n_generated;
     }
     json_write_format(out,
                       "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
@@ -400,13 +402,14 @@ static const struct http_deferred deferred = {.advance = advance, .read = read_o
 static void begin_with_prompt(struct generation *generation, const struct token_list *prompts) {
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
-        const struct openai_prompt *given = &generation->request.prompts[i];
+        const struct openai_prompt *given = &generation->request.prompts[i / generation->request.n_choices];
         if (given->text.data != NULL) {
             string_builder_append(&choice->text, given->text.data, given->text.length);
             continue;
         }
         struct detokenizer plain = {.tokenizer = generation->server->tokenizer, .stops = &no_stops};
-        for (size_t t = 0; t < prompts[i].count; ++t) detokenizer_push(&plain, prompts[i].ids[t], &choice->text);
+        const struct token_list *ids = &prompts[i / generation->request.n_choices];
+        for (size_t t = 0; t < ids->count; ++t) detokenizer_push(&plain, ids->ids[t], &choice->text);
         detokenizer_flush(&plain, &choice->text);
         detokenizer_finish(&plain);
     }
@@ -425,26 +428,28 @@ static void prepare_stream(struct generation *generation) {
 
 static struct generation *create(struct server *server, struct http_request *http,
                                  const struct generation_options *options, struct error *err) {
-    size_t choices_bytes = (size_t)options->n_prompts * sizeof(struct choice);
+    int32_t n_choices = options->n_prompts * options->request->n_choices;
+    size_t choices_bytes = (size_t)n_choices * sizeof(struct choice);
     struct generation *generation = calloc(1, sizeof *generation + choices_bytes);
     if (generation == NULL) {
-        fail(err, ERR_MEMORY, "no memory for a request with %d choices", (int)options->n_prompts);
+        fail(err, ERR_MEMORY, "no memory for a request with %d choices", (int)n_choices);
         return NULL;
     }
     generation->server = server;
     generation->format = options->format;
     generation->request = *options->request;
     *options->request = (struct openai_request){0};
-    generation->n_choices = generation->n_unfinished = options->n_prompts;
+    generation->n_choices = generation->n_unfinished = n_choices;
     generation->parses = options->answer != NULL;
     server_next_id(server, options->format->id_prefix, generation->id);
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         choice->detokenizer = (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
         if (generation->parses) answer_init(&choice->answer, options->answer, server);
-        choice->n_prompt = (int32_t)options->prompts[i].count;
+        const struct token_list *prompt = &options->prompts[i / generation->request.n_choices];
+        choice->n_prompt = (int32_t)prompt->count;
         for (int32_t t = 0; generation->request.return_token_ids && t < choice->n_prompt; ++t)
-            write_id(&choice->prompt_ids, options->prompts[i].ids[t]);
+            write_id(&choice->prompt_ids, prompt->ids[t]);
     }
     if (generation->request.stream) prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
@@ -468,8 +473,8 @@ static bool submit_all(struct generation *generation, const struct token_list *p
     const struct openai_request *given = &generation->request;
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct engine_request request = {
-            .prompt = prompts[i].ids,
-            .n_prompt = (int32_t)prompts[i].count,
+            .prompt = prompts[i / given->n_choices].ids,
+            .n_prompt = (int32_t)prompts[i / given->n_choices].count,
             .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : generation->format->max_new_tokens,
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
@@ -481,7 +486,8 @@ static bool submit_all(struct generation *generation, const struct token_list *p
             .priority = given->priority,
             .timeout_ms = given->timeout_ms,
         };
-        // Choices with one given seed still differ: they continue different prompts.
+        // As vLLM: the first choice of a prompt has the given seed, the next ones those that follow.
+        request.sampling.seed += (uint64_t)(i % given->n_choices);
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);
         if (given->allowed_tokens.count > 0) {
             request.constraint = allowed_tokens_create(&given->allowed_tokens, err);

@@ -35,7 +35,7 @@ struct generation_format {
 struct generation_options {
     const struct generation_format *format; // static
     struct openai_request *request;         // moved if it is taken on; the caller finishes what is left
-    const struct token_list *prompts;       // [n_prompts], copied; one choice for each
+    const struct token_list *prompts;       // [n_prompts], copied; request->n_choices for each
     int32_t n_prompts;
     const struct answer_options *answer; // NULL: text as it is; copied, what it points to belongs to request
 };

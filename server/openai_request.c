@@ -312,6 +312,10 @@ READER(read_ignore_eos) {
     return flag_of(field, value, &reading->request->ignore_eos, err);
 }
 
+READER(read_n) {
+    return integer_in_range(field, value, &reading->request->n_choices, err);
+}
+
 READER(read_logprobs) {
     return flag_of(field, value, &reading->logprobs, err);
 }
@@ -504,6 +508,7 @@ static const struct field fields[] = {
     {"stream", BOTH, read_stream, "true or false", 0, 0},
     {"stream_options", BOTH, read_stream_options, "an object with include_usage and continuous_usage_stats", 0, 0},
     {"ignore_eos", BOTH, read_ignore_eos, "true or false", 0, 0},
+    {"n", BOTH, read_n, "an integer from 1 to 128", 1, OPENAI_MAX_PROMPTS},
     {"logprobs", OPENAI_CHAT, read_logprobs, "true or false", 0, 0},
     {"top_logprobs", OPENAI_CHAT, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"logprobs", OPENAI_COMPLETIONS, read_number_of_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
@@ -522,7 +527,6 @@ static const struct unserved {
     const char *name;
     const char *neutral[MAX_NEUTRAL];
 } unserved[] = {
-    {"n", {"1"}},
     {"best_of", {"1"}},
     {"suffix", {"\"\""}},
     {"prompt_logprobs", {"false"}},
@@ -578,7 +582,7 @@ static bool read_field(struct json_text key, struct json_text value, struct read
 }
 
 bool openai_request_read(const struct openai_source *source, struct openai_request *request, struct error *err) {
-    *request = (struct openai_request){.sampling = source->defaults};
+    *request = (struct openai_request){.sampling = source->defaults, .n_choices = 1};
     struct reading reading = {.request = request, .source = source};
     struct json_text body, key, value;
     if (!json_text_check(source->body, source->length, &body, err)) return false;
@@ -591,6 +595,10 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     }
     if (source->endpoint == OPENAI_COMPLETIONS && !reading.has_prompt) {
         return fail_param(err, ERR_INVALID, "prompt", "prompt is missing; it must be " PROMPT_ALLOWED);
+    }
+    if (request->n_prompts > OPENAI_MAX_PROMPTS / request->n_choices) {
+        return fail_param(err, ERR_INVALID, "n", "%d prompts with n %d make more than the %d choices of one request",
+                          (int)request->n_prompts, (int)request->n_choices, (int)OPENAI_MAX_PROMPTS);
     }
     if (reading.has_stream_options && !request->stream) {
         return fail_param(err, ERR_INVALID, "stream_options", "stream_options is allowed only with stream true");

@@ -31,6 +31,7 @@ struct openai_request {
     int32_t max_new_tokens; // 0: not given
     struct sampling_params sampling;
     bool has_seed;
+    int32_t n_choices; // of each prompt
     struct stop_strings stops;
     bool stream;
     bool include_usage;

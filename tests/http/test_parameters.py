@@ -162,6 +162,45 @@ class Ends(ServerTest):
         self.assertEqual(len(texts), 1)
 
 
+class Choices(ServerTest):
+    def test_n_shares_the_prompt(self):
+        content = "Tell me a story about a fox. " * 12
+        body = {"messages": [{"role": "user", "content": content}], "temperature": 1.5, "max_tokens": 24, "seed": 40}
+        before = self.server.metrics()
+        _, answer = self.server.post("/v1/chat/completions", {**body, "n": 5})
+        self.assertEqual([choice["index"] for choice in answer["choices"]], list(range(5)))
+        texts = [choice["message"]["content"] for choice in answer["choices"]]
+        self.assertEqual(len(set(texts)), 5)
+        # Four of the five found the prompt, but for its last block.
+        n_prompt = answer["usage"]["prompt_tokens"]
+        grown = self.server.metrics()["vllm:prefix_cache_hits"] - before["vllm:prefix_cache_hits"]
+        self.assertGreaterEqual(grown, 4 * ((n_prompt - 1) // 16) * 16)
+        # The prompt counts once. Each choice is what it would be alone: its seed is the next one.
+        for index, text in enumerate(texts):
+            _, alone = self.server.post("/v1/chat/completions", {**body, "seed": 40 + index})
+            self.assertEqual(alone["choices"][0]["message"]["content"], text)
+            self.assertEqual(alone["usage"]["prompt_tokens"], n_prompt)
+        self.assertGreater(answer["usage"]["completion_tokens"], 24)
+
+    def test_n_of_several_prompts_streamed(self):
+        body = {"prompt": [STORY, "Hello"], "n": 3, "max_tokens": 8, "seed": 1, "temperature": 1, "echo": True}
+        _, whole = self.server.complete(**body)
+        self.assertEqual([choice["index"] for choice in whole["choices"]], list(range(6)))
+        for choice in whole["choices"]:
+            self.assertTrue(choice["text"].startswith(body["prompt"][choice["index"] // 3]))
+        texts = [""] * 6
+        for event in self.server.stream("/v1/completions", body)[:-1]:
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+        self.assertEqual(texts, [choice["text"] for choice in whole["choices"]])
+        one = self.server.complete(STORY, max_tokens=8, n=1)[1]["usage"]["prompt_tokens"]
+        two = self.server.complete("Hello", max_tokens=8)[1]["usage"]["prompt_tokens"]
+        self.assertEqual(whole["usage"]["prompt_tokens"], one + two)
+
+    def test_without_a_seed_they_differ(self):
+        _, answer = self.server.complete(STORY, n=4, temperature=2, max_tokens=12)
+        self.assertEqual(len({choice["text"] for choice in answer["choices"]}), 4)
+
+
 class Masks(ServerTest):
     def test_allowed_token_ids(self):
         allowed = [300, 17, 999, 4001, 64]

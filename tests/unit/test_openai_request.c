@@ -152,7 +152,10 @@ static void test_refusals(void **state) {
            "{\"stop\": [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\",\"k\",\"l\",\"m\",\"n\","
            "\"o\",\"p\",\"q\"]}",
            "stop", "not [\"a\"");
-    refuse(OPENAI_CHAT, "{\"n\": 2}", "n", "n is not supported beyond 1, not 2");
+    refuse(OPENAI_CHAT, "{\"n\": 0}", "n", "n must be an integer from 1 to 128, not 0");
+    refuse(OPENAI_CHAT, "{\"n\": 129}", "n", "not 129");
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": [\"a\", \"b\", \"c\"], \"n\": 43}", "n", "3 prompts with n 43 make more");
+    refuse(OPENAI_CHAT, "{\"best_of\": 2}", "best_of", "best_of is not supported beyond 1, not 2");
     refuse(OPENAI_CHAT, "{\"tool_choice\": \"required\"}", "tool_choice", "beyond \"auto\" or \"none\"");
     refuse(OPENAI_CHAT, "{\"guided_json\": {\"type\": \"object\"}}", "guided_json", "must be left out");
     refuse(OPENAI_CHAT, "{\"stream_options\": {}}", "stream_options", "only with stream true");

@@ -293,15 +293,39 @@ static void a_blocked_request_starts_when_others_publish_its_prefix(void **state
     (void)state;
     struct bench bench;
     setup(&bench, 8, 4, 32);
-    struct sequence *s[] = {add(&bench, 30, 1), add(&bench, 40, 1)};
+    struct sequence *s[] = {add(&bench, 30, 1), add(&bench, 55, 1)};
     const struct step *first = scheduler_plan(&bench.scheduler);
-    assert_int_equal(first->n_parts, 1); // 5 blocks are needed, 4 are free
-    assert_int_equal(s[1]->n_needed, 5);
+    assert_int_equal(first->n_parts, 1); // 7 blocks are needed, 4 are free
+    assert_int_equal(s[1]->n_needed, 7);
     const struct step *second = scheduler_plan(&bench.scheduler); // 3 of them are the first's
-    assert_int_equal(rows_of(second, s[1]), 16);
+    assert_int_equal(rows_of(second, s[1]), 31);
     run(&bench, first);
     run(&bench, second);
     end(&bench, s, 2);
+}
+
+/* Equal prompts: one is computed, the others find all of it but the last block. Who shares less does not wait. */
+static void a_prompt_that_is_being_computed_is_waited_for(void **state) {
+    (void)state;
+    struct bench bench;
+    setup(&bench, 64, 8, 128);
+    struct sequence *s[] = {add(&bench, 44, 1), add(&bench, 44, 1), add(&bench, 20, 500), add(&bench, 100, 1),
+                            add(&bench, 44, 1)};
+    const struct step *step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[0]), 44);
+    assert_int_equal(rows_of(step, s[1]), 0);
+    assert_int_equal(rows_of(step, s[2]), 20);
+    assert_int_equal(rows_of(step, s[3]), 64); // shares 40 of 100, and takes what the budget leaves
+    assert_int_equal(rows_of(step, s[4]), 0);
+    run(&bench, step);
+    step = scheduler_plan(&bench.scheduler);
+    assert_int_equal(rows_of(step, s[1]), 4);
+    assert_int_equal(rows_of(step, s[4]), 4);
+    assert_int_equal(s[1]->n_cached, 40);
+    assert_memory_equal(s[1]->blocks, s[0]->blocks, 5 * sizeof *s[0]->blocks);
+    assert_memory_equal(s[4]->blocks, s[0]->blocks, 5 * sizeof *s[0]->blocks);
+    run(&bench, step);
+    end(&bench, s, 5);
 }
 
 static void the_lowest_number_waits_least(void **state) {
@@ -360,6 +384,7 @@ int main(void) {
         cmocka_unit_test(who_is_preempted_under_way_keeps_its_token),
         cmocka_unit_test(blocks_are_found_as_soon_as_their_tokens_are_known),
         cmocka_unit_test(a_blocked_request_starts_when_others_publish_its_prefix),
+        cmocka_unit_test(a_prompt_that_is_being_computed_is_waited_for),
         cmocka_unit_test(the_lowest_number_waits_least),
         cmocka_unit_test(a_seat_is_held_while_it_runs),
     };
