@@ -25,9 +25,10 @@ static void find_likeliest(const float *logits, int32_t vocab, int32_t n, int32_
 }
 
 static void score_row(const struct context *ctx, int32_t index) {
-    int32_t token = ctx->scratch.sampled[index], vocab = ctx->shape->vocab;
-    int32_t n_top = ctx->batch.samples[index].n_scores - 1;
+    const struct sample_row *sample = &ctx->batch.samples[index];
+    int32_t token = ctx->scratch.sampled[index], vocab = ctx->shape->vocab, n_top = sample->n_scores - 1;
     if (n_top < 0 || token < 0) return;
+    if (sample->target > 0) token = sample->target - 1;
     const float *logits = ctx->scratch.logits + (size_t)index * (size_t)vocab;
     struct token_scores *scores = &ctx->scratch.scores[index];
     int32_t likeliest[SAMPLING_MAX_TOP + 1] = {0};

@@ -86,6 +86,7 @@ __global__ static void __launch_bounds__(SCORE_THREADS, 1)
     if (n_top < 0) return;
     int32_t token = sampled[index];
     if (token < 0) return;
+    if (rows[index].target > 0) token = rows[index].target - 1;
 
     uint64_t best = 0;
     for_each(logits, vocab, [&](float logit, int32_t of) { best = max(best, ranked(logit, of)); });

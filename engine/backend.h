@@ -117,7 +117,8 @@ struct backend_ops {
     /* One more of sampled[i] in the counts of its seat, where samples[i] has one with penalties. */
     bool (*count)(const struct context *ctx, struct error *err);
 
-    /* scores[i] of sampled[i] from logits[i], where samples[i] wants them and a token was sampled. */
+    /* scores[i] of sampled[i], or of samples[i].target, from logits[i], where samples[i] wants them and a token was
+     * sampled, that is, all logits were finite. */
     bool (*score)(const struct context *ctx, struct error *err);
 };
 

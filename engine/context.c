@@ -163,6 +163,18 @@ static void add_sequence(struct context *ctx, const struct batch_sequence *seq) 
     host->n_adjusted += seq->seat > 0 || seq->mask > 0;
 }
 
+/* Behind the samples of all sequences. What is sampled for such a row nobody reads, but whether it was finite. */
+static void add_prompt_scores(struct context *ctx, const struct batch_sequence *seq, int32_t index) {
+    struct batch *host = &ctx->host;
+    assert(host->n_samples + seq->n_scored_rows <= ctx->limits.max_seqs && seq->n_scored_rows <= seq->n_rows);
+    for (int32_t i = 0; i < seq->n_scored_rows; ++i)
+        host->samples[host->n_samples++] = (struct sample_row){.params = {.top_p = 1},
+                                                               .row = host->query_starts[index] + i,
+                                                               .n_scores = seq->n_prompt_scores,
+                                                               .target = 1 + seq->tokens[i + 1]};
+    host->n_scored += seq->n_scored_rows;
+}
+
 /* A row of no sequence: nothing is visible to it, and what is sampled for it nobody reads. */
 static void add_padding(struct context *ctx) {
     struct batch *host = &ctx->host;
@@ -249,6 +261,7 @@ bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int
         assert(s == 0 || seqs[s - 1].n_rows == 1 || seqs[s].n_rows > 1); // single rows first
         add_sequence(ctx, &seqs[s]);
     }
+    for (int32_t s = 0; s < n_seqs; ++s) add_prompt_scores(ctx, &seqs[s], s);
     pad(ctx);
 
     /* The device has the same counts and arrays of its own. */

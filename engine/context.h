@@ -28,6 +28,7 @@ struct sample_row {
     int32_t n_scores; // 0: none; n: of the token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
     int32_t seat;     // 0: nothing is adjusted; n: by seat n - 1
     int32_t mask;     // 0: any token; n: those of mask n - 1
+    int32_t target;   // 0: scores are of the token that is sampled; n: of token n - 1
 };
 
 /* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses: one set for steps
@@ -38,7 +39,7 @@ struct batch {
     int32_t n_rows;
     int32_t n_seqs;
     int32_t n_decode;      // sequences [0, n_decode) have one row each; the rest are prefill chunks
-    int32_t n_samples;     // sequences whose last token is in this step
+    int32_t n_samples;     // rows with logits: of sequences whose last token is in this step, then prompt rows
     int32_t n_scored;      // of these, the samples that want scores
     int32_t n_adjusted;    // of these, the samples that have a seat or a mask
     int32_t max_kv_len;    // largest of kv_lens
@@ -142,6 +143,8 @@ struct batch_sequence {
     int32_t seat;
     int32_t mask;
     struct sampling_params sampling;
+    int32_t n_scored_rows;   // the first rows, of which the next token, tokens[row + 1], is scored
+    int32_t n_prompt_scores; // for each of these, as n_scores
 };
 
 /* Sequences of one row come first, then chunks. Asserts the limits: the scheduler keeps them. A step that a recording

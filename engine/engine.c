@@ -316,9 +316,11 @@ static bool check_request(const struct engine *engine, const struct engine_reque
             return fail(err, ERR_INVALID, "token %d of the prompt is %d; allowed are 0 to %d", i, request->prompt[i],
                         info->model.shape.vocab - 1);
     }
-    if (request->n_scores < 0 || request->n_scores > 1 + SAMPLING_MAX_TOP)
-        return fail(err, ERR_INVALID, "%d scores were asked for; allowed are 0 to %d", request->n_scores,
-                    1 + SAMPLING_MAX_TOP);
+    int32_t most = 1 + SAMPLING_MAX_TOP;
+    if (request->n_scores < 0 || request->n_scores > most || request->n_prompt_scores < 0 ||
+        request->n_prompt_scores > most)
+        return fail(err, ERR_INVALID, "%d scores were asked for, and %d of the prompt; allowed are 0 to %d",
+                    request->n_scores, request->n_prompt_scores, most);
     return check_sampling(&request->sampling, err) && check_adjustments(engine, &request->adjustments, err) &&
            check_end(engine, request, err);
 }

@@ -64,12 +64,14 @@ const struct engine_info *engine_info(const struct engine *engine);
 
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR, FINISH_REASONS };
 
-enum engine_event_kind { ENGINE_TOKEN, ENGINE_FINISHED };
+/* ENGINE_PROMPT_TOKEN: scores of the prompt's second token, of its third, …, where they were asked for; all of them
+ * before the first ENGINE_TOKEN. */
+enum engine_event_kind { ENGINE_PROMPT_TOKEN, ENGINE_TOKEN, ENGINE_FINISHED };
 
 struct engine_event {
     enum engine_event_kind kind;
-    int32_t token;                     // ENGINE_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
-    const struct token_scores *scores; // ENGINE_TOKEN: of the token, valid during the call; NULL: not asked for
+    int32_t token; // ENGINE_TOKEN, and ENGINE_PROMPT_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
+    const struct token_scores *scores; // of the token, valid during the call; NULL: not asked for
     enum finish_reason reason;         // ENGINE_FINISHED, and the rest
     struct error error;                // FINISH_ERROR
     int32_t n_prompt;
@@ -101,6 +103,8 @@ struct engine_request {
     int32_t timeout_ms;         // from submit: then FINISH_LENGTH with what there is; 0: none
     struct constraint *constraint; // NULL: none; the engine's own once the request is accepted
     int32_t n_scores; // 0: none; n: scores of each token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
+    int32_t n_prompt_scores; // the same for the tokens of the prompt but the first; nothing of it is then found in the
+                             // cache
     engine_listener *listener;
     void *user;
 };

@@ -197,6 +197,8 @@ static bool start(struct engine *engine, const struct step *step, struct error *
             .n_scores = sequence->n_scores,
             .seat = adjusted ? sequence->seat : 0,
             .mask = part->sample && sequence->constraint ? ++n_masks : 0,
+            .n_scored_rows = part->n_scored_rows,
+            .n_prompt_scores = sequence->n_prompt_scores,
         };
     }
     const struct backend_ops *ops = engine->options.ops;
@@ -204,7 +206,7 @@ static bool start(struct engine *engine, const struct step *step, struct error *
     if (!model_forward(engine->ctx, &engine->weights, err)) return false;
     if (n_masks > 0 && !fill_masks(engine, step, n_masks, err)) return false;
     if (!model_sample(engine->ctx, err)) return false;
-    int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples;
+    int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples + step->n_scored_rows;
     if (n_ids == 0) n_ids = 1; // the read also tells that the step is over
     if (engine->ctx->batch.n_scored > 0 &&
         !ops->read_begin(engine->device, slot, engine->scores[slot], engine->ctx->scratch.scores,
@@ -262,18 +264,41 @@ static struct outcome take_token(struct engine *engine, struct sequence *sequenc
     return outcome;
 }
 
+/* Tells the scores of a part's prompt rows, the first of which is at index. A sequence that was preempted is told
+ * nothing twice. False: a logit was not finite. */
+static bool tell_prompt(const struct step_part *part, struct sequence *sequence, const int32_t *sampled,
+                        const struct token_scores *scores) {
+    for (int32_t i = 0; i < part->n_scored_rows; ++i) {
+        int32_t position = part->start + i + 1;
+        if (sampled[i] < 0) return false;
+        if (position != sequence->n_prompt_scored) continue;
+        sequence->n_prompt_scored++;
+        const struct engine_event event = {
+            .kind = ENGINE_PROMPT_TOKEN, .token = sequence->tokens[position], .scores = &scores[i]};
+        sequence->listener(sequence->user, &event);
+    }
+    return true;
+}
+
 /* Waits for the oldest step under way and tells what came of it. */
 static bool finish_step(struct engine *engine, struct error *err) {
-    int32_t slot = (int32_t)(engine->n_read % 2), n_outcomes = 0, n_samples = 0;
+    int32_t slot = (int32_t)(engine->n_read % 2), n_outcomes = 0, n_samples = 0, n_scored = 0;
     if (!engine->options.ops->read_wait(engine->device, slot, err)) return false;
     engine->n_read++;
     const struct step *step = engine->flights[slot].step;
     for (int32_t i = 0; i < step->n_parts; ++i) {
         const struct step_part *part = &step->parts[i];
         struct sequence *sequence = scheduler_part_over(part);
-        if (!part->sample) continue;
-        int32_t sample = n_samples++;
+        int32_t scored = step->n_samples + n_scored, sample = n_samples;
+        n_scored += part->n_scored_rows;
+        n_samples += part->sample;
         if (!sequence) continue;
+        if (!tell_prompt(part, sequence, engine->sampled[slot] + scored, engine->scores[slot] + scored)) {
+            scheduler_distrust(&engine->scheduler, sequence);
+            engine->outcomes[n_outcomes++] = end_sequence(engine, sequence, FINISH_ERROR, ERR_NUMERIC);
+            continue;
+        }
+        if (!part->sample) continue;
         struct outcome outcome = take_token(engine, sequence, engine->sampled[slot][sample]);
         if (sequence->n_scores > 0) outcome.scores = &engine->scores[slot][sample];
         engine->outcomes[n_outcomes++] = outcome;

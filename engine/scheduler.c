@@ -85,6 +85,11 @@ static bool grow(struct scheduler *scheduler, struct sequence *sequence, int32_t
     return true;
 }
 
+/* The tokens of its prompt are to be scored, and not all have been. */
+static bool is_scored(const struct sequence *sequence) {
+    return sequence->n_prompt_scores > 0 && sequence->n_prompt_scored < sequence->n_prompt;
+}
+
 /* Blocks of the sequence, after those that it has found, that this step computes for others. */
 static int32_t count_coming(struct scheduler *scheduler, const struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
@@ -103,7 +108,7 @@ static void take_cached_prefix(struct scheduler *scheduler, struct sequence *seq
     struct block_pool *pool = scheduler->options.pool;
     int32_t block_size = block_pool_block_size(pool);
     sequence->hash = sequence->missing = block_pool_root(pool); // the root is never published
-    if (!scheduler->options.prefix_cache) return;
+    if (!scheduler->options.prefix_cache || is_scored(sequence)) return;
     while ((sequence->n_published + 1) * block_size < sequence->n_tokens) {
         const int32_t *tokens = sequence->tokens + sequence->n_published * block_size;
         struct block_hash hash = block_pool_extend(pool, sequence->hash, tokens);
@@ -137,7 +142,7 @@ static enum fit try_to_fit(struct scheduler *scheduler, struct sequence *sequenc
     if (!may_fit(scheduler, sequence)) return FITS_NOT;
     int32_t n_free = block_pool_n_free(scheduler->options.pool);
     take_cached_prefix(scheduler, sequence);
-    int32_t n_coming = scheduler->options.prefix_cache ? count_coming(scheduler, sequence) : 0;
+    int32_t n_coming = scheduler->options.prefix_cache && !is_scored(sequence) ? count_coming(scheduler, sequence) : 0;
     if (2 * n_coming * block_pool_block_size(scheduler->options.pool) > sequence->n_tokens - sequence->n_computed) {
         release_blocks(scheduler, sequence);
         return FITS_LATER;
@@ -174,12 +179,24 @@ static void publish_full_blocks(struct scheduler *scheduler, struct sequence *se
     }
 }
 
+/* Rows that it may have: one with logits is everybody's. */
+static int32_t limit_rows(const struct scheduler *scheduler, const struct sequence *sequence, int32_t n_rows) {
+    if (!is_scored(sequence) || sequence->n_computed >= sequence->n_prompt) return n_rows;
+    int32_t n_left = scheduler->options.max_seqs - scheduler->running.count - scheduler->n_more_rows;
+    return min(n_rows, 1 + (n_left > 0 ? n_left : 0));
+}
+
 static void add_part(struct scheduler *scheduler, struct sequence *sequence, int32_t n_rows, int32_t *n_chunks) {
     struct step *step = &scheduler->steps[scheduler->turn];
     struct step_part part = {.sequence = sequence,
                              .start = sequence->n_computed,
                              .n_rows = n_rows,
                              .sample = sequence->n_computed + n_rows == sequence->n_tokens};
+    if (is_scored(sequence) && part.start < sequence->n_prompt - 1) {
+        part.n_scored_rows = min(n_rows, sequence->n_prompt - 1 - part.start);
+        step->n_scored_rows += part.n_scored_rows;
+        scheduler->n_more_rows += n_rows - 1;
+    }
     if (n_rows == 1)
         step->parts[step->n_parts++] = part;
     else
@@ -206,6 +223,7 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
             continue;
         }
         int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget - n_unplanned);
+        n_rows = limit_rows(scheduler, sequence, n_rows);
         bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
         while (!fits && scheduler->running.last != sequence) {
             preempt(scheduler, scheduler->running.last);
@@ -229,7 +247,7 @@ static int32_t plan_running(struct scheduler *scheduler, int32_t *n_chunks) {
 /* Waiting sequences in order, while rows and blocks for all that they have so far are there. */
 static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n_chunks) {
     struct sequence *next = scheduler->waiting.first;
-    while (budget > 0 && next && scheduler->running.count < scheduler->options.max_seqs) {
+    while (budget > 0 && next && scheduler->running.count + scheduler->n_more_rows < scheduler->options.max_seqs) {
         struct sequence *sequence = next;
         next = sequence->next;
         assert(sequence->n_known == sequence->n_tokens); // who was preempted in a step under way waits for its end
@@ -237,14 +255,14 @@ static void plan_waiting(struct scheduler *scheduler, int32_t budget, int32_t *n
         if (fit == FITS_NOT) return;
         if (fit == FITS_LATER) continue;
         count_prefix(scheduler, sequence);
-        int32_t n_rows = min(sequence->n_tokens - sequence->n_computed, budget);
+        sequence_queue_remove(&scheduler->waiting, sequence);
+        sequence_queue_push_back(&scheduler->running, sequence);
+        int32_t n_rows = limit_rows(scheduler, sequence, min(sequence->n_tokens - sequence->n_computed, budget));
         bool fits = grow(scheduler, sequence, sequence->n_computed + n_rows);
         assert(fits);
         (void)fits;
         sequence->table = ++scheduler->n_tables;
         sequence->seat = scheduler->free_seats[--scheduler->n_free_seats];
-        sequence_queue_remove(&scheduler->waiting, sequence);
-        sequence_queue_push_back(&scheduler->running, sequence);
         add_part(scheduler, sequence, n_rows, n_chunks);
         budget -= n_rows;
     }
@@ -255,7 +273,8 @@ const struct step *scheduler_plan(struct scheduler *scheduler) {
     scheduler->n_plans++;
     struct step *step = &scheduler->steps[scheduler->turn];
     int32_t n_chunks = 0;
-    step->n_parts = step->n_samples = 0;
+    step->n_parts = step->n_samples = step->n_scored_rows = 0;
+    scheduler->n_more_rows = 0;
     int32_t budget = plan_running(scheduler, &n_chunks);
     plan_waiting(scheduler, budget, &n_chunks);
     memcpy(step->parts + step->n_parts, scheduler->chunks, (size_t)n_chunks * sizeof *step->parts);

@@ -7,6 +7,7 @@
  * steps run in order, and what it samples has its place among the tokens without an id. Numbers do not depend on it.
  * A sequence most of whose prompt is computed for another in the same step waits for the next step and finds it in the
  * prefix cache: so do the choices of one request share their prompt.
+ * A row of a prompt that is to be scored needs logits, of which a step has max_seqs rows: such prompts come in pieces.
  * Knows tokens and blocks only: no device, no clock, no threads. */
 #ifndef QUERN_ENGINE_SCHEDULER_H
 #define QUERN_ENGINE_SCHEDULER_H
@@ -30,13 +31,15 @@ struct step_part {
     struct sequence *sequence; // NULL: ended while the step was under way
     int32_t start;
     int32_t n_rows;
-    bool sample; // reaches the sequence's last token: a new one will be sampled
+    bool sample;           // reaches the sequence's last token: a new one will be sampled
+    int32_t n_scored_rows; // its first rows, whose logits score the prompt's next tokens
 };
 
 struct step {
     struct step_part *parts; // [n_parts], parts of one row first; owned by the scheduler
     int32_t n_parts;
-    int32_t n_samples; // parts that sample
+    int32_t n_samples;     // parts that sample
+    int32_t n_scored_rows; // of all parts
 };
 
 struct scheduler_counts {
@@ -56,6 +59,7 @@ struct scheduler {
     uint64_t n_tables;        // named so far
     uint64_t n_plans;         // made so far
     uint64_t *published;      // [n_blocks] the plan that published the block, owned
+    int32_t n_more_rows;      // rows with logits in the step at hand beyond one for each running sequence
     struct step_part *chunks; // [max_seqs], owned with the parts of steps: several rows, while a step is planned
     struct scheduler_counts counts;
 };

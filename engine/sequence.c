@@ -25,6 +25,8 @@ struct sequence *sequence_create(const struct engine_request *request, int32_t m
             .ignore_eos = request->ignore_eos,
             .priority = request->priority,
             .n_scores = request->n_scores,
+            .n_prompt_scores = request->n_prompt_scores,
+            .n_prompt_scored = 1,
             .listener = request->listener,
             .user = request->user,
         };

@@ -39,6 +39,8 @@ struct sequence {
     int32_t priority;
     int64_t deadline_ns; // 0: none
     int32_t n_scores;
+    int32_t n_prompt_scores;
+    int32_t n_prompt_scored; // tokens of the prompt whose scores were told, or that have none: the first
     bool cancelled;
     engine_listener *listener;
     void *user;

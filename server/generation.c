@@ -22,7 +22,9 @@ struct choice {
     struct logprobs logprobs;     // stream: what is not sent yet; otherwise all of them
     struct string_builder ids;    // return_token_ids: the same of the tokens' ids, "1,2,3"
     struct string_builder prompt_ids;
+    struct string_builder prompt_logprobs; // elements of the array
     int32_t n_prompt;
+    int32_t n_prompt_scored;   // tokens of the prompt that were taken, where it is scored: the first has no scores
     int32_t n_generated;       // tokens up to the end or the stop string
     const char *finish_reason; // NULL while it runs
     bool begun;                // its first chunk was written
@@ -115,14 +117,44 @@ static void finish_choice(struct generation *generation, struct choice *choice, 
     choice->finish_reason = !stopped && last->reason != FINISH_STOP ? "length"
                             : choice->answer.n_calls > 0            ? "tool_calls"
                                                                     : "stop";
+    if (generation->request.echo_only) choice->finish_reason = "length"; // what came is not told
     if (stopped) {
         if (last->reason == FINISH_CANCELLED) atomic_fetch_add(&generation->server->n_stopped_by_string, 1);
         return;
     }
-    choice->n_generated = last->n_generated;
+    choice->n_generated = generation->request.echo_only ? 0 : last->n_generated;
     struct error *error = error_slot(generation);
     if (last->reason == FINISH_ERROR && error != NULL) *error = last->error;
     if (last->reason == FINISH_CANCELLED) fail(error, ERR_UNAVAILABLE, "the server is stopping");
+}
+
+static int32_t prompt_scores(const struct openai_request *request) {
+    int32_t of_echo = request->echo ? request->n_scores : 0;
+    return of_echo > request->n_prompt_scores ? of_echo : request->n_prompt_scores;
+}
+
+/* Where both were asked for, one may want fewer of the likeliest. */
+static struct token_scores cut_scores(const struct token_scores *scores, int32_t n_scores) {
+    struct token_scores cut = *scores;
+    if (cut.n_top > n_scores - 1) cut.n_top = n_scores - 1;
+    return cut;
+}
+
+/* scores NULL: the first token. */
+static void take_prompt_token(struct generation *generation, struct choice *choice, int32_t token,
+                              const struct token_scores *scores) {
+    const struct openai_request *request = &generation->request;
+    const struct tokenizer *tokenizer = generation->server->tokenizer;
+    struct token_scores cut;
+    ++choice->n_prompt_scored;
+    if (request->n_prompt_scores > 0) {
+        if (scores != NULL) cut = cut_scores(scores, request->n_prompt_scores);
+        logprobs_add_prompt(&choice->prompt_logprobs, tokenizer, token, scores != NULL ? &cut : NULL);
+    }
+    if (request->echo && request->n_scores > 0) {
+        if (scores != NULL) cut = cut_scores(scores, request->n_scores);
+        logprobs_add(&choice->logprobs, generation->format->logprobs, tokenizer, token, scores != NULL ? &cut : NULL);
+    }
 }
 
 static void take_choice(struct generation *generation, int32_t index) {
@@ -130,7 +162,9 @@ static void take_choice(struct generation *generation, int32_t index) {
     struct stream_delivery *delivery = &choice->delivery;
     stream_take(generation->stream, index, delivery);
     for (size_t i = 0; i < delivery->count && !is_complete(choice); ++i) {
-        if (take_token(generation, choice, i)) {
+        if (choice->n_prompt_scored > 0 && choice->n_prompt_scored < choice->n_prompt) {
+            take_prompt_token(generation, choice, delivery->tokens[i], &delivery->scores[i]);
+        } else if (!generation->request.echo_only && take_token(generation, choice, i)) {
             stream_cancel(generation->stream, index, generation->server->engine);
         }
     }
@@ -182,11 +216,11 @@ static void write_usage(const struct generation *generation, struct string_build
 }
 
 /* ,"name":[…] */
-static void write_ids(const char *name, const struct string_builder *ids, struct string_builder *out) {
+static void write_array(const char *name, const struct string_builder *elements, struct string_builder *out) {
     json_write_format(out, ",\"%s\":[", name);
-    string_builder_append(out, ids->data, ids->length);
+    string_builder_append(out, elements->data, elements->length);
     string_builder_append_text(out, "]");
-    if (ids->failure != ERR_NONE) out->failure = ids->failure;
+    if (elements->failure != ERR_NONE) out->failure = elements->failure;
 }
 
 static void respond_body(struct generation *generation, struct http_request *http) {
@@ -207,14 +241,18 @@ static void respond_body(struct generation *generation, struct http_request *htt
         logprobs_write(&choice->logprobs, format->logprobs, &body);
         json_write_format(&body, ",\"finish_reason\":\"%s\"", choice->finish_reason);
         if (generation->request.return_token_ids) {
-            if (!format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, &body);
-            write_ids("token_ids", &choice->ids, &body);
+            if (!format->prompt_ids_at_top) write_array("prompt_token_ids", &choice->prompt_ids, &body);
+            write_array("token_ids", &choice->ids, &body);
         }
+        if (generation->request.n_prompt_scores > 0 && !format->prompt_ids_at_top)
+            write_array("prompt_logprobs", &choice->prompt_logprobs, &body);
         string_builder_append_text(&body, "}");
     }
     string_builder_append_text(&body, "]");
+    if (generation->request.n_prompt_scores > 0 && format->prompt_ids_at_top)
+        write_array("prompt_logprobs", &generation->choices[0].prompt_logprobs, &body);
     if (generation->request.return_token_ids && format->prompt_ids_at_top)
-        write_ids("prompt_token_ids", &generation->choices[0].prompt_ids, &body);
+        write_array("prompt_token_ids", &generation->choices[0].prompt_ids, &body);
     string_builder_append_text(&body, ",");
     write_usage(generation, &body);
     string_builder_append_text(&body, "}");
@@ -239,13 +277,13 @@ static void end_chunk(struct generation *generation, struct choice *choice, cons
     } else {
         json_write_format(out, ",\"finish_reason\":\"%s\"", finish_reason);
     }
-    if (gives_prompt && !format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, out);
+    if (gives_prompt && !format->prompt_ids_at_top) write_array("prompt_token_ids", &choice->prompt_ids, out);
     if (request->return_token_ids && choice->begun) {
-        write_ids("token_ids", &choice->ids, out);
+        write_array("token_ids", &choice->ids, out);
         choice->ids.length = 0;
     }
     string_builder_append_text(out, "}]");
-    if (gives_prompt && format->prompt_ids_at_top) write_ids("prompt_token_ids", &choice->prompt_ids, out);
+    if (gives_prompt && format->prompt_ids_at_top) write_array("prompt_token_ids", &choice->prompt_ids, out);
     choice->gave_prompt = true;
     if (request->continuous_usage) {
         json_write_format(out, ",\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d}",
@@ -380,6 +418,7 @@ static void destroy(struct generation *generation, const char *finish) {
         logprobs_finish(&choice->logprobs);
         string_builder_finish(&choice->ids);
         string_builder_finish(&choice->prompt_ids);
+        string_builder_finish(&choice->prompt_logprobs);
         free(choice->delivery.tokens);
         free(choice->delivery.scores);
     }
@@ -450,6 +489,7 @@ static struct generation *create(struct server *server, struct http_request *htt
         choice->n_prompt = (int32_t)prompt->count;
         for (int32_t t = 0; generation->request.return_token_ids && t < choice->n_prompt; ++t)
             write_id(&choice->prompt_ids, prompt->ids[t]);
+        if (prompt_scores(&generation->request) > 0) take_prompt_token(generation, choice, prompt->ids[0], NULL);
     }
     if (generation->request.stream) prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
@@ -475,10 +515,13 @@ static bool submit_all(struct generation *generation, const struct token_list *p
         struct engine_request request = {
             .prompt = prompts[i / given->n_choices].ids,
             .n_prompt = (int32_t)prompts[i / given->n_choices].count,
-            .max_new_tokens = given->max_new_tokens > 0 ? given->max_new_tokens : generation->format->max_new_tokens,
+            .max_new_tokens = given->echo_only            ? 1 // the engine always makes one
+                              : given->max_new_tokens > 0 ? given->max_new_tokens
+                                                          : generation->format->max_new_tokens,
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
             .n_scores = given->n_scores,
+            .n_prompt_scores = prompt_scores(given),
             .adjustments = given->adjustments,
             .min_new_tokens = given->min_new_tokens,
             .stop_tokens = given->stop_tokens.ids,

@@ -109,6 +109,36 @@ static void add_to_arrays(struct logprobs *logprobs, const struct tokenizer *tok
     string_builder_finish(&text);
 }
 
+/* --- prompts --- */
+
+static void write_ranked(struct string_builder *out, const struct tokenizer *tokenizer, int32_t token, double logprob,
+                         int32_t rank) {
+    struct string_builder text = text_of(tokenizer, token);
+    json_write_format(out, "\"%d\":{\"logprob\":", (int)token);
+    write_number(out, logprob);
+    json_write_format(out, ",\"rank\":%d,\"decoded_token\":", (int)rank);
+    json_write_string(out, text.data, text.length);
+    string_builder_append_text(out, "}");
+    string_builder_finish(&text);
+}
+
+void logprobs_add_prompt(struct string_builder *out, const struct tokenizer *tokenizer, int32_t token,
+                         const struct token_scores *scores) {
+    separate(out);
+    if (scores == NULL) {
+        string_builder_append_text(out, "null");
+        return;
+    }
+    string_builder_append_text(out, "{");
+    write_ranked(out, tokenizer, token, scores->logprob, scores->rank);
+    for (int32_t i = 0; i < scores->n_top; ++i) {
+        if (scores->tokens[i] == token) continue;
+        string_builder_append_text(out, ",");
+        write_ranked(out, tokenizer, scores->tokens[i], scores->logprobs[i], i + 1);
+    }
+    string_builder_append_text(out, "}");
+}
+
 /* --- both --- */
 
 void logprobs_add(struct logprobs *logprobs, enum logprobs_form form, const struct tokenizer *tokenizer, int32_t token,

@@ -27,6 +27,11 @@ void logprobs_add(struct logprobs *logprobs, enum logprobs_form form, const stru
 /* Writes {…} of what was added since the last time, or null when that is nothing. */
 void logprobs_write(struct logprobs *logprobs, enum logprobs_form form, struct string_builder *out);
 
+/* Appends one element of vLLM's prompt_logprobs: {"id": {logprob, rank, decoded_token}, …}, the likeliest and the token
+ * itself; scores NULL: null. */
+void logprobs_add_prompt(struct string_builder *out, const struct tokenizer *tokenizer, int32_t token,
+                         const struct token_scores *scores);
+
 void logprobs_finish(struct logprobs *logprobs);
 
 #endif

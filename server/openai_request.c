@@ -112,7 +112,11 @@ READER(read_model) {
     return decode(value, &reading->request->model, &length, err);
 }
 
+/* 0 asks for the prompt alone, where it is echoed. */
 READER(read_max_tokens) {
+    int64_t given;
+    reading->request->echo_only = integer_of(value, &given) && given == 0;
+    if (reading->request->echo_only && reading->source->endpoint == OPENAI_COMPLETIONS) return true;
     return integer_in_range(field, value, &reading->max_tokens, err);
 }
 
@@ -324,9 +328,9 @@ READER(read_top_logprobs) {
     return integer_in_range(field, value, &reading->top_logprobs, err);
 }
 
-READER(read_number_of_logprobs) {
-    if (!integer_in_range(field, value, &reading->request->n_scores, err)) return false;
-    reading->request->n_scores++;
+static bool read_count(const struct field *field, struct json_text value, int32_t *n_scores, struct error *err) {
+    if (!integer_in_range(field, value, n_scores, err)) return false;
+    ++*n_scores; // and the token itself
     return true;
 }
 
@@ -344,6 +348,14 @@ static bool set_thinking(const struct field *field, bool on, struct reading *rea
 READER(read_thinking) {
     bool on = false;
     return flag_of(field, value, &on, err) && set_thinking(field, on, reading, err);
+}
+
+READER(read_number_of_logprobs) {
+    return read_count(field, value, &reading->request->n_scores, err);
+}
+
+READER(read_prompt_logprobs) {
+    return read_count(field, value, &reading->request->n_prompt_scores, err);
 }
 
 READER(read_template_arguments) {
@@ -512,6 +524,7 @@ static const struct field fields[] = {
     {"logprobs", OPENAI_CHAT, read_logprobs, "true or false", 0, 0},
     {"top_logprobs", OPENAI_CHAT, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"logprobs", OPENAI_COMPLETIONS, read_number_of_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
+    {"prompt_logprobs", BOTH, read_prompt_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
     {"enable_thinking", OPENAI_CHAT, read_thinking, "true or false", 0, 0},
     {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high or xhigh", 0, 0},
@@ -529,7 +542,6 @@ static const struct unserved {
 } unserved[] = {
     {"best_of", {"1"}},
     {"suffix", {"\"\""}},
-    {"prompt_logprobs", {"false"}},
     {"length_penalty", {"1", "1.0"}},
     {"use_beam_search", {"false"}},
     {"skip_special_tokens", {"true"}},
@@ -614,8 +626,12 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     if (reading.top_logprobs > 0 && !reading.logprobs) {
         return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with logprobs true");
     }
-    if (request->echo && request->n_scores > 0) {
-        return fail_param(err, ERR_INVALID, "echo", "echo is not supported together with logprobs");
+    if (request->stream && request->n_prompt_scores > 0) {
+        return fail_param(err, ERR_INVALID, "prompt_logprobs", "prompt_logprobs is not allowed with stream true");
+    }
+    if (request->echo_only && !request->echo) {
+        return fail_param(err, ERR_INVALID, "max_tokens",
+                          "max_tokens must be an integer from 1 to 2147483647, or 0 with echo true");
     }
     if (reading.logprobs) request->n_scores = 1 + reading.top_logprobs;
     request->max_new_tokens = reading.max_completion_tokens > 0 ? reading.max_completion_tokens : reading.max_tokens;

@@ -54,7 +54,9 @@ struct openai_request {
     struct chat_text *tools;     // [n_tools], owned; chat: put here by who reads its messages
     int32_t n_tools;
     bool has_strict_tools;
+    int32_t n_prompt_scores;       // prompt_logprobs, as n_scores
     bool echo;                     // completions
+    bool echo_only;                // completions: max_tokens is 0
     struct openai_prompt *prompts; // [n_prompts], owned; completions
     int32_t n_prompts;
 };

@@ -126,7 +126,8 @@ static void append(struct mailbox *mailbox, const struct engine_event *event) {
         mailbox->lost = true;
         return;
     }
-    if (mailbox->scored) mailbox->scores[mailbox->n_tokens] = *event->scores;
+    if (mailbox->scored)
+        mailbox->scores[mailbox->n_tokens] = event->scores != NULL ? *event->scores : (struct token_scores){0};
     mailbox->tokens[mailbox->n_tokens++] = event->token;
 }
 
@@ -156,7 +157,7 @@ bool stream_submit(struct stream *stream, int32_t index, struct engine *engine, 
     struct mailbox *mailbox = &stream->mailboxes[index];
     request->listener = listen;
     request->user = mailbox;
-    mailbox->scored = request->n_scores > 0;
+    mailbox->scored = request->n_scores > 0 || request->n_prompt_scores > 0;
     pthread_mutex_lock(&stream->lock);
     ++stream->n_references;
     ++stream->n_unfinished;

@@ -20,7 +20,7 @@ struct stream;
 
 /* What the mailbox has for one choice; zero-initialise, and free tokens and scores at the end. */
 struct stream_delivery {
-    int32_t *tokens;             // [count], owned
+    int32_t *tokens;             // [count], owned; those of the prompt but the first come first, where it is scored
     struct token_scores *scores; // [count], owned; NULL: not asked for
     size_t count;
     size_t capacity;

@@ -92,6 +92,85 @@ class Logprobs(ServerTest):
             pieces = [event["choices"][0]["logprobs"] for event in events[:-1]]
             self.assertEqual([entry for piece in pieces if piece for entry in piece[name]], whole[name])
 
+    def test_a_prompt_is_scored_as_it_was_generated(self):
+        """Recorded answers behind their prompts, as a harness scores them: echo without new tokens."""
+        total = recorded_total = n_tokens = 0
+        for case in cases():
+            with self.subTest(case["name"]):
+                answer = [step["token"] for step in case["steps"]]
+                prompt = case["prompt_ids"] + answer
+                status, scored = self.server.complete(prompt, echo=True, logprobs=5, max_tokens=0, return_token_ids=True)
+                self.assertEqual(status, 200, scored)
+                choice = scored["choices"][0]
+                arrays = choice["logprobs"]
+                self.assertEqual({len(array) for array in arrays.values()}, {len(prompt)})
+                self.assertEqual((arrays["token_logprobs"][0], arrays["top_logprobs"][0]), (None, None))
+                self.assertEqual((choice["token_ids"], choice["prompt_token_ids"]), ([], prompt))
+                self.assertEqual((scored["usage"]["completion_tokens"], choice["finish_reason"]), (0, "length"))
+                behind = arrays["token_logprobs"][len(case["prompt_ids"]):]
+                for step, logprob, top in zip(case["steps"], behind, arrays["top_logprobs"][len(case["prompt_ids"]):]):
+                    self.assertLess(abs(step["top"][0][1] - logprob), self.tolerance)
+                    for (_, recorded), ours in zip(step["top"], top.values()):
+                        if recorded > -10:
+                            self.assertLess(abs(recorded - ours), self.tolerance)
+                total += sum(behind)
+                recorded_total += sum(step["top"][0][1] for step in case["steps"])
+                n_tokens += len(answer)
+        self.assertLess(abs(total - recorded_total), n_tokens * self.tolerance / 10)
+
+    def test_echo_with_logprobs(self):
+        prompt = "Once upon a time there was a fox and a bear in the forest. " * 5 + "Once upon a time"  # several pieces
+        body = {"logprobs": 3, "echo": True, "max_tokens": 5}
+        _, first = self.server.complete(prompt, **body)
+        _, again = self.server.complete(prompt, **body)  # all of it could be found in the cache
+        self.assertEqual(first["choices"], again["choices"])
+        self.assertEqual(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        arrays = first["choices"][0]["logprobs"]
+        self.assertEqual(len(arrays["tokens"]), first["usage"]["total_tokens"])
+        self.assertEqual("".join(arrays["tokens"]), first["choices"][0]["text"])
+        for token, offset in zip(arrays["tokens"], arrays["text_offset"]):
+            self.assertTrue(first["choices"][0]["text"].startswith(token, offset))
+        self.assertTrue(all(logprob <= 0 for logprob in arrays["token_logprobs"][1:]))
+        _, plain = self.server.complete(prompt, logprobs=3, max_tokens=5)
+        self.assertEqual(arrays["token_logprobs"][-5:], plain["choices"][0]["logprobs"]["token_logprobs"])
+        events = self.server.stream("/v1/completions", {"prompt": prompt, **body})
+        for name in arrays:
+            pieces = [event["choices"][0]["logprobs"] for event in events[:-1]]
+            self.assertEqual([entry for piece in pieces if piece for entry in piece[name]], arrays[name])
+
+    def test_prompt_logprobs(self):
+        ids = cases()[0]["prompt_ids"]
+        _, answer = self.server.complete([ids, ids[:1]], prompt_logprobs=4, max_tokens=2)
+        _, echo = self.server.complete(ids, echo=True, logprobs=4, max_tokens=1)
+        one, two = (choice["prompt_logprobs"] for choice in answer["choices"])
+        self.assertEqual(two, [None])
+        self.assertEqual((len(one), one[0]), (len(ids), None))
+        for id, entry, logprob in zip(ids[1:], one[1:], echo["choices"][0]["logprobs"]["token_logprobs"][1:]):
+            self.assertEqual(set(entry[str(id)]), {"logprob", "rank", "decoded_token"})
+            self.assertEqual(entry[str(id)]["logprob"], logprob)
+            self.assertIn(len(entry), (4, 5))
+            ranks = sorted(value["rank"] for value in entry.values())
+            self.assertEqual(ranks[:4], [1, 2, 3, 4])
+            self.assertEqual(sorted((value["logprob"] for value in entry.values()), reverse=True),
+                             [value["logprob"] for value in sorted(entry.values(), key=lambda value: value["rank"])])
+        _, chat = self.server.chat("Hello!", prompt_logprobs=0, max_tokens=1)
+        self.assertEqual(len(chat["prompt_logprobs"]), chat["usage"]["prompt_tokens"])
+        self.assertTrue(all(len(entry) == 1 for entry in chat["prompt_logprobs"][1:]))
+
+    def test_scored_prompts_beside_others(self):
+        import concurrent.futures
+        bodies = [{"prompt": "One day a small fox " * (1 + i), "max_tokens": 12, "temperature": 1, "seed": i,
+                   **({"echo": True, "logprobs": 2} if i % 2 else {}), **({"presence_penalty": 1} if i % 3 else {})}
+                  for i in range(12)]
+        alone = [self.server.post("/v1/completions", body)[1]["choices"] for body in bodies]
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            together = list(pool.map(lambda body: self.server.post("/v1/completions", body)[1]["choices"], bodies))
+        for one, other in zip(alone, together):
+            self.assertEqual(one[0]["text"], other[0]["text"])
+            if one[0]["logprobs"]:
+                for a, b in zip(one[0]["logprobs"]["token_logprobs"][1:], other[0]["logprobs"]["token_logprobs"][1:]):
+                    self.assertLess(abs(a - b), self.tolerance)
+
     def test_scores_are_those_of_the_model(self):
         """Temperature and filters change what is drawn, not what it is worth; none of it changes what is drawn."""
         body = {"temperature": 1.5, "top_p": 0.9, "seed": 5, "max_tokens": 10}

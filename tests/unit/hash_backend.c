@@ -60,6 +60,10 @@ struct token_scores hash_scores(int32_t token, int32_t n_scores) {
     return scores;
 }
 
+struct token_scores hash_prompt_scores(const int32_t *prompt, int32_t position, int32_t n_scores) {
+    return hash_scores((prompt[position] + hash_next_token(prompt, position)) % HASH_VOCAB, n_scores);
+}
+
 static struct device *device_create(const struct device_options *options, struct error *err) {
     (void)options, (void)err;
     struct device *device = calloc(1, sizeof *device);
@@ -142,14 +146,16 @@ static bool run_sample(const struct context *ctx, struct error *err) {
     int32_t seen[4096], block_size = ctx->limits.block_size;
     for (int32_t i = 0; i < batch->n_samples; ++i) {
         int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
-        assert(batch->query_starts[seq + 1] == row + 1);
+        bool in_prompt = batch->samples[i].target > 0;
+        assert(in_prompt || batch->query_starts[seq + 1] == row + 1);
+        if (in_prompt) n_seen = batch->positions[row] + 1;
         ctx->scratch.sampled[i] = 1;
         if (n_seen == 0) { // padding
             assert(batch->kv_slots[row] == -1 && batch->positions[row] == 0 && batch->tokens[row] == 0);
             continue;
         }
         assert(n_seen == batch->positions[row] + 1 && n_seen <= (int32_t)(sizeof seen / sizeof *seen));
-        assert(batch->samples[i].position == n_seen);
+        assert(in_prompt || batch->samples[i].position == n_seen);
         const int32_t *table = batch->block_tables + (size_t)seq * (size_t)ctx->limits.max_blocks;
         for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
         ctx->scratch.sampled[i] =
@@ -173,8 +179,10 @@ static bool run_sample(const struct context *ctx, struct error *err) {
 
 static void run_score(const struct context *ctx) {
     for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
-        int32_t n_scores = ctx->batch.samples[i].n_scores;
-        if (n_scores > 0) ctx->scratch.scores[i] = hash_scores(ctx->scratch.sampled[i], n_scores);
+        const struct sample_row *sample = &ctx->batch.samples[i];
+        int32_t token = ctx->scratch.sampled[i];
+        if (sample->target > 0) token = (sample->target - 1 + token) % HASH_VOCAB; // of all that the row sees
+        if (sample->n_scores > 0) ctx->scratch.scores[i] = hash_scores(token, sample->n_scores);
     }
 }
 

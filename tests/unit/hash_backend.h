@@ -24,6 +24,9 @@ int32_t hash_masked_token(int32_t token, const uint32_t *mask);
 /* The scores that the model gives a token. */
 struct token_scores hash_scores(int32_t token, int32_t n_scores);
 
+/* And the token at this position of a prompt. */
+struct token_scores hash_prompt_scores(const int32_t *prompt, int32_t position, int32_t n_scores);
+
 #define HASH_MAX_EVENTS 64
 
 /* What the device is like, and faults to provoke; zero is none. */

@@ -47,8 +47,11 @@ struct heard {
     int32_t n_tokens;
     bool wrong_scores; // not those of the token, or none where n_scores asks for some
     int32_t n_scores;  // asked for
-    bool adjusted;     // its request has a penalty
-    bool constrained;  // and is constrained
+    int32_t n_prompt_scores;
+    const int32_t *prompt; // borrowed
+    int32_t n_prompt_heard;
+    bool adjusted;    // its request has a penalty
+    bool constrained; // and is constrained
     struct sum_constraint constraint;
     bool finished;
     bool heard_late; // an event after the last
@@ -61,7 +64,12 @@ static inline void listen(void *user, const struct engine_event *event) {
     struct heard *heard = user;
     pthread_mutex_lock(&heard->lock);
     heard->heard_late = heard->heard_late || heard->finished; // asserted by the test's own thread
-    if (event->kind == ENGINE_TOKEN) {
+    if (event->kind == ENGINE_PROMPT_TOKEN) {
+        int32_t position = 1 + heard->n_prompt_heard++;
+        struct token_scores scores = hash_prompt_scores(heard->prompt, position, heard->n_prompt_scores);
+        heard->wrong_scores |= memcmp(event->scores, &scores, sizeof scores) != 0;
+        heard->wrong_scores |= heard->n_tokens > 0 || event->token != heard->prompt[position];
+    } else if (event->kind == ENGINE_TOKEN) {
         if (heard->n_tokens == 0 && heard->other) heard->n_other = heard->other->n_tokens;
         heard->tokens[heard->n_tokens++] = event->token;
         struct token_scores scores = hash_scores(event->token, heard->n_scores);
@@ -138,12 +146,14 @@ static inline size_t kv_bytes_of(int32_t n_blocks) {
 static inline bool submit(struct engine *engine, struct heard *heard, const int32_t *prompt, int32_t n_prompt,
                           int32_t n_new, bool ignore_eos, uint64_t *id, struct error *err) {
     uint64_t unused;
+    heard->prompt = prompt;
     heard->constraint.base = (struct constraint){.fill = sum_fill, .accept = sum_accept, .destroy = sum_destroy};
     struct engine_request request = {.prompt = prompt,
                                      .n_prompt = n_prompt,
                                      .max_new_tokens = n_new,
                                      .ignore_eos = ignore_eos,
                                      .n_scores = heard->n_scores,
+                                     .n_prompt_scores = heard->n_prompt_scores,
                                      .constraint = heard->constrained ? &heard->constraint.base : NULL,
                                      .adjustments = {.frequency_penalty = heard->adjusted ? (float)n_prompt / 1000 : 0},
                                      .listener = listen,
@@ -185,6 +195,7 @@ static inline void assert_answer(const struct heard *heard, const int32_t *promp
     assert_int_equal(heard->end.reason, stopped ? FINISH_STOP : FINISH_LENGTH);
     assert_int_equal(heard->end.n_prompt, n_prompt);
     assert_int_equal(heard->end.n_generated, n);
+    assert_int_equal(heard->n_prompt_heard, heard->n_prompt_scores > 0 ? n_prompt - 1 : 0);
 }
 
 static inline void assert_all_blocks_free(struct engine *engine) {
@@ -226,6 +237,7 @@ static inline void run_mixed_load(struct engine *engine, int32_t n_requests, uin
         heard[i].n_scores = i % 5 == 0 ? i % 22 : 0;
         heard[i].adjusted = i % 3 == 0;
         heard[i].constrained = i % 4 == 1;
+        heard[i].n_prompt_scores = i % 6 == 2 ? 3 : 0;
         assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, &ids[i], NULL));
         if (i >= CANCEL_AFTER && (i - CANCEL_AFTER) % CANCEL_EVERY == 0) engine_cancel(engine, ids[i - CANCEL_AFTER]);
     }

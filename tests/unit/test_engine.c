@@ -288,6 +288,51 @@ static void refuses_adjustments_out_of_range(void **state) {
     engine_destroy(engine);
 }
 
+/* In pieces of at most 16 rows, beside others, and again where everything is in the cache. */
+static void every_token_of_a_prompt_is_scored(void **state) {
+    struct engine *engine = start_engine(state, default_options(), NULL);
+    int32_t prompt[100];
+    for (int32_t i = 0; i < 100; ++i) prompt[i] = 1 + i * 7 % 900;
+    static const int32_t n_prompt[] = {100, 1, 2, 17, 60, 100, 33};
+    for (int round = 0; round < 2; ++round) {
+        struct heard heard[7];
+        for (int32_t i = 0; i < 7; ++i) {
+            heard_init(&heard[i]);
+            heard[i].n_prompt_scores = i == 4 ? 0 : 1 + i;
+            heard[i].n_scores = i % 3;
+            assert_true(submit(engine, &heard[i], prompt, n_prompt[i], 6, true, NULL, NULL));
+        }
+        for (int32_t i = 0; i < 7; ++i) {
+            wait_finished(&heard[i]);
+            assert_answer(&heard[i], prompt, n_prompt[i], 6, true);
+            assert_true(heard[i].n_prompt_scores == 0 || heard[i].end.n_cached == 0);
+        }
+    }
+    assert_all_blocks_free(engine);
+    engine_destroy(engine);
+}
+
+/* A row in the middle of a scored prompt. */
+static void a_prompt_that_is_not_finite_fails(void **state) {
+    struct hash_faults faults = {.not_finite_after = 30};
+    struct engine *engine = start_engine(state, default_options(), &faults);
+    int32_t prompt[40];
+    for (int32_t i = 0; i < 40; ++i) prompt[i] = 1 + i;
+    struct heard scored, plain;
+    heard_init(&scored);
+    heard_init(&plain);
+    scored.n_prompt_scores = 1;
+    assert_true(submit(engine, &scored, prompt, 40, 6, true, NULL, NULL));
+    assert_true(submit(engine, &plain, prompt, 40, 6, true, NULL, NULL));
+    wait_finished(&scored);
+    wait_finished(&plain);
+    assert_int_equal(scored.end.error.code, ERR_NUMERIC);
+    assert_int_equal(scored.n_tokens, 0);
+    assert_true(scored.n_prompt_heard <= 29);
+    assert_answer(&plain, prompt, 40, 6, true);
+    engine_destroy(engine);
+}
+
 static void refuses_bad_requests_with_numbers(void **state) {
     struct engine_options options = default_options();
     options.max_model_len = 20;
@@ -537,6 +582,8 @@ int main(void) {
         ON_EVERY_DEVICE(ends_at_a_stop_token),
         ON_EVERY_DEVICE(a_time_limit_ends_with_what_there_is),
         ON_EVERY_DEVICE(refuses_adjustments_out_of_range),
+        ON_EVERY_DEVICE(every_token_of_a_prompt_is_scored),
+        ON_EVERY_DEVICE(a_prompt_that_is_not_finite_fails),
         ON_EVERY_DEVICE(refuses_bad_requests_with_numbers),
         ON_EVERY_DEVICE(refuses_sampling_out_of_range),
         ON_EVERY_DEVICE(a_request_counts_as_running_in_its_first_step),

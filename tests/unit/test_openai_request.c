@@ -250,6 +250,19 @@ static void test_logprobs(void **state) {
         assert_int_equal(request.n_scores, rows[i].n_scores);
         openai_request_finish(&request);
     }
+    struct openai_request request =
+        accept(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"max_tokens\": 0, \"echo\": true, \"prompt_logprobs\": 3}");
+    assert_true(request.echo && request.echo_only);
+    assert_int_equal(request.n_prompt_scores, 4);
+    openai_request_finish(&request);
+    request = accept(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"max_tokens\": 0, \"max_tokens\": 2}");
+    assert_false(request.echo_only);
+    openai_request_finish(&request);
+    refuse(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"max_tokens\": 0}", "max_tokens", "or 0 with echo true");
+    refuse(OPENAI_CHAT, "{\"max_tokens\": 0}", "max_tokens", "from 1 to 2147483647, not 0");
+    refuse(OPENAI_CHAT, "{\"prompt_logprobs\": -1}", "prompt_logprobs", "from 0 to 20, not -1");
+    refuse(OPENAI_CHAT, "{\"prompt_logprobs\": 1, \"stream\": true}", "prompt_logprobs",
+           "not allowed with stream true");
     refuse(OPENAI_CHAT, "{\"logprobs\": 1}", "logprobs", "true or false, not 1");
     refuse(OPENAI_CHAT, "{\"top_logprobs\": 21, \"logprobs\": true}", "top_logprobs", "from 0 to 20, not 21");
     refuse(OPENAI_CHAT, "{\"top_logprobs\": 2}", "top_logprobs", "only with logprobs true");
