@@ -1,13 +1,12 @@
 #include "engine/grammar_conjunction.h"
 
+#include "engine/grammar_json.h"
+
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MAX_WHOLE 999999999999999999 // see JSON_MAX_INTEGER
-#define EXACT     9007199254740992.0
 
 /* --- keywords --- */
 
@@ -39,10 +38,10 @@ static const struct keyword {
     {"maxLength", COUNT, TYPE_STRING},
     {"pattern", STRING, TYPE_STRING},
     {"format", STRING, TYPE_STRING},
-    {"minimum", NUMBER, TYPE_INTEGER},
-    {"maximum", NUMBER, TYPE_INTEGER},
-    {"exclusiveMinimum", NUMBER, TYPE_INTEGER},
-    {"exclusiveMaximum", NUMBER, TYPE_INTEGER},
+    {"minimum", NUMBER, TYPE_INTEGER | TYPE_NUMBER},
+    {"maximum", NUMBER, TYPE_INTEGER | TYPE_NUMBER},
+    {"exclusiveMinimum", NUMBER, TYPE_INTEGER | TYPE_NUMBER},
+    {"exclusiveMaximum", NUMBER, TYPE_INTEGER | TYPE_NUMBER},
     {"title", IGNORED, 0},
     {"description", IGNORED, 0},
     {"default", IGNORED, 0},
@@ -348,7 +347,7 @@ int32_t conjunction_count(const struct conjunction *all, const char *keyword) {
 }
 
 static int64_t whole(double value) {
-    return value > MAX_WHOLE ? MAX_WHOLE : value < -MAX_WHOLE ? -MAX_WHOLE : (int64_t)value;
+    return value > JSON_MAX_INTEGER ? JSON_MAX_INTEGER : value < -JSON_MAX_INTEGER ? -JSON_MAX_INTEGER : (int64_t)value;
 }
 
 int64_t conjunction_largest(const struct conjunction *all, const char *keyword, int64_t unless_given) {
@@ -371,12 +370,12 @@ int64_t conjunction_smallest(const struct conjunction *all, const char *keyword,
 
 /* A bound past 2^53 may have been rounded outwards: one double further in is safe. */
 static double inwards(double bound, double direction) {
-    return fabs(bound) > EXACT ? nextafter(bound, direction) : bound;
+    return fabs(bound) > JSON_EXACT ? nextafter(bound, direction) : bound;
 }
 
 void conjunction_range(const struct conjunction *all, int64_t *low, int64_t *high) {
-    *low = -MAX_WHOLE;
-    *high = MAX_WHOLE;
+    *low = -JSON_MAX_INTEGER;
+    *high = JSON_MAX_INTEGER;
     for (int32_t i = 0; i < all->n_schemas; i++) {
         const cJSON *bound;
         int64_t at_least = *low, at_most = *high;
@@ -391,6 +390,22 @@ void conjunction_range(const struct conjunction *all, int64_t *low, int64_t *hig
             at_most = whole(ceil(inwards(bound->valuedouble, -INFINITY))) - 1;
         if (at_most < *high) *high = at_most;
     }
+}
+
+struct json_range conjunction_bounds(const struct conjunction *all) {
+    struct json_range range = {-INFINITY, INFINITY, false, false};
+    for (int32_t i = 0; i < all->n_schemas; i++) {
+        const cJSON *bound;
+        if ((bound = get(all, i, "minimum")) && bound->valuedouble > range.low)
+            range.low = bound->valuedouble, range.excludes_low = false;
+        if ((bound = get(all, i, "exclusiveMinimum")) && bound->valuedouble >= range.low)
+            range.low = bound->valuedouble, range.excludes_low = true;
+        if ((bound = get(all, i, "maximum")) && bound->valuedouble < range.high)
+            range.high = bound->valuedouble, range.excludes_high = false;
+        if ((bound = get(all, i, "exclusiveMaximum")) && bound->valuedouble <= range.high)
+            range.high = bound->valuedouble, range.excludes_high = true;
+    }
+    return range;
 }
 
 bool conjunction_of_property(const struct conjunction *all, const char *name, struct conjunction *property,

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 struct cJSON;
+struct json_range;
 
 #define CONJUNCTION_MAX_SCHEMAS 32
 #define CONJUNCTION_MAX_GROUPS  16
@@ -62,6 +63,7 @@ int64_t conjunction_largest(const struct conjunction *all, const char *keyword, 
 int64_t conjunction_smallest(const struct conjunction *all, const char *keyword, int64_t unless_given);
 /* Of integers, with minimum, maximum and their exclusive forms. */
 void conjunction_range(const struct conjunction *all, int64_t *low, int64_t *high);
+struct json_range conjunction_bounds(const struct conjunction *all); // of all numbers
 
 /* What all schemas say of the property, or of other properties with name NULL. *is_described: one of them names it. */
 bool conjunction_of_property(const struct conjunction *all, const char *name, struct conjunction *property,
@@ -70,8 +72,10 @@ bool conjunction_requires(const struct conjunction *all, const char *name);
 /* Properties that no schema names may come. */
 bool conjunction_is_open(const struct conjunction *all);
 
-/* Whether a value of enum or const fits the other keywords. ERR_INVALID when that cannot be said. */
-bool conjunction_fits(const struct conjunction *all, const struct cJSON *value, bool *fits, struct error *err);
+/* Whether a value fits all but the groups; origin is an enum that it is known to be of, or NULL. ERR_INVALID when that
+ * cannot be said. */
+bool conjunction_fits(const struct conjunction *all, const struct cJSON *value, const struct cJSON *origin, bool *fits,
+                      struct error *err);
 
 /* What the one can produce is sure not to fit the other, in both directions. */
 bool conjunctions_exclude(const struct conjunction *a, const struct conjunction *b);

@@ -63,10 +63,10 @@ static bool looks_inside(const cJSON *schema) {
     return false;
 }
 
-static bool schema_fits(const cJSON *schema, const cJSON *value, bool *fits, struct error *err) {
+static bool schema_fits(const cJSON *schema, const cJSON *value, const cJSON *origin, bool *fits, struct error *err) {
     const cJSON *only = cJSON_GetObjectItemCaseSensitive(schema, "const");
     const cJSON *values = cJSON_GetObjectItemCaseSensitive(schema, "enum");
-    *fits = !(only && !is_equal(only, value)) && !(values && !is_among(values, value));
+    *fits = !(only && !is_equal(only, value)) && !(values && values != origin && !is_among(values, value));
     if (!*fits) return true;
     if (cJSON_IsString(value)) return string_fits(schema, value->valuestring, fits, err);
     if (cJSON_IsNumber(value)) *fits = number_fits(schema, value->valuedouble);
@@ -77,10 +77,11 @@ static bool schema_fits(const cJSON *schema, const cJSON *value, bool *fits, str
     return true;
 }
 
-bool conjunction_fits(const struct conjunction *all, const cJSON *value, bool *fits, struct error *err) {
+bool conjunction_fits(const struct conjunction *all, const cJSON *value, const cJSON *origin, bool *fits,
+                      struct error *err) {
     *fits = !all->is_never && (conjunction_types(all, false) & json_type_of(value)) != 0;
     for (int32_t i = 0; i < all->n_schemas && *fits; i++)
-        if (!schema_fits(all->schemas[i], value, fits, err)) return false;
+        if (!schema_fits(all->schemas[i], value, origin, fits, err)) return false;
     return true;
 }
 
@@ -104,8 +105,8 @@ static bool branches_miss(const struct conjunction *a, const struct conjunction 
 static bool values_miss(const struct conjunction *listed, const struct conjunction *other) {
     const cJSON *only = conjunction_find(listed, "const"), *values = conjunction_find(listed, "enum"), *value;
     bool fits;
-    if (only) return conjunction_fits(other, only, &fits, NULL) && !fits;
-    cJSON_ArrayForEach(value, values) if (!conjunction_fits(other, value, &fits, NULL) || fits) return false;
+    if (only) return conjunction_fits(other, only, NULL, &fits, NULL) && !fits;
+    cJSON_ArrayForEach(value, values) if (!conjunction_fits(other, value, NULL, &fits, NULL) || fits) return false;
     return true;
 }
 

@@ -3,7 +3,7 @@
  * Between tokens of JSON stands nothing, but for at most one space after ':' and ',': what Qwen3 writes by itself is
  * {"a": 1, "b": [2, 3]}, and a model that may put spaces anywhere can go on for ever. Strings are valid UTF-8, with
  * every escape but \u0000 and lone surrogates; with a limit of length or a pattern, characters have one spelling each.
- * Integers have at most 18 digits, numbers 16 before the point, 16 after it and an exponent of 2. */
+ * Integers have at most 18 digits, numbers 16 before the point, 16 after it and an exponent of 2; with bounds less. */
 #ifndef QUERN_ENGINE_GRAMMAR_JSON_H
 #define QUERN_ENGINE_GRAMMAR_JSON_H
 
@@ -26,6 +26,12 @@ void json_add_any(struct nfa *nfa, struct json_rules *rules, int32_t from, int32
 void json_add_any_object(struct nfa *nfa, struct json_rules *rules, int32_t from, int32_t to);
 void json_add_any_array(struct nfa *nfa, struct json_rules *rules, int32_t from, int32_t to);
 void json_add_number(struct nfa *nfa, int32_t from, int32_t to);
+/* Numbers from low to high, without exponent and at most 15 digits; infinite: no bound. */
+struct json_range {
+    double low, high;
+    bool excludes_low, excludes_high;
+};
+void json_add_bounded_number(struct nfa *nfa, int32_t from, struct json_range range, int32_t to); // grammar_decimal.c
 /* Both ends count; within ±JSON_MAX_INTEGER. Nothing when low > high. */
 void json_add_integer(struct nfa *nfa, int32_t from, int64_t low, int64_t high, int32_t to);
 void json_add_string(struct nfa *nfa, struct json_rules *rules, int32_t from, int32_t to);

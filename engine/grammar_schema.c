@@ -3,6 +3,7 @@
 #include "engine/grammar_schema_parts.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@ static void add_listed(struct schema_compiler *compiler, const struct conjunctio
     struct error err = {0};
     bool fits;
     if (only) {
-        if (!conjunction_fits(all, only, &fits, &err)) {
+        if (!conjunction_fits(all, only, NULL, &fits, &err)) {
             schema_fail(compiler, &err);
         } else if (fits) {
             json_add_literal(compiler->nfa, from, only, to);
@@ -29,7 +30,7 @@ static void add_listed(struct schema_compiler *compiler, const struct conjunctio
         return;
     }
     cJSON_ArrayForEach(value, values) {
-        if (!conjunction_fits(all, value, &fits, &err)) {
+        if (!conjunction_fits(all, value, values, &fits, &err)) {
             schema_fail(compiler, &err);
         } else if (fits) {
             json_add_literal(compiler->nfa, from, value, to);
@@ -66,13 +67,13 @@ static void add_string(struct schema_compiler *compiler, const struct conjunctio
 
 static void add_number(struct schema_compiler *compiler, const struct conjunction *all, int32_t types, int32_t from,
                        int32_t to) {
-    static const char *const bounds[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
     if (types & TYPE_NUMBER) {
-        for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
-            if (conjunction_find(all, bounds[i]))
-                nfa_fail(compiler->nfa, ERR_INVALID, "%s is supported for integers only, not for type number.",
-                         bounds[i]);
-        json_add_number(compiler->nfa, from, to);
+        struct json_range range = conjunction_bounds(all);
+        if (isinf(range.low) && isinf(range.high)) {
+            json_add_number(compiler->nfa, from, to);
+        } else {
+            json_add_bounded_number(compiler->nfa, from, range, to);
+        }
         return;
     }
     int64_t low, high;

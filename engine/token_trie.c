@@ -154,7 +154,8 @@ static bool take_contents(struct token_trie *trie, struct entry *entries, uint32
 
 struct token_trie *token_trie_create(const struct token_trie_options *options, struct error *err) {
     int32_t size = tokenizer_size(options->tokenizer);
-    assert(options->n_vocab >= size && options->n_stop_ids > 0);
+    assert(options->n_vocab > 0 && options->n_stop_ids > 0);
+    if (size > options->n_vocab) size = options->n_vocab;
     struct token_trie *trie = calloc(1, sizeof *trie);
     struct entry *entries = malloc(((size_t)size + 1) * sizeof *entries);
     uint32_t n_entries = 0;

@@ -44,7 +44,7 @@ struct token_trie {
 
 struct token_trie_options {
     const struct tokenizer *tokenizer; // borrowed, must outlive the trie
-    int32_t n_vocab;                   // of the logits, at least tokenizer_size
+    int32_t n_vocab;                   // of the logits; tokens past it are in no trie
     const int32_t *stop_ids;           // [n_stop_ids] what ends an answer, copied; at least one
     int32_t n_stop_ids;
 };
