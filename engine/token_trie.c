@@ -22,16 +22,18 @@ static int compare_entries(const void *a, const void *b) {
 }
 
 const char *token_trie_bytes(const struct token_trie *trie, int32_t id, size_t *length) {
-    const char *bytes = tokenizer_bytes(trie->tokenizer, id, length);
-    if (*length == 0 || *length > TOKEN_TRIE_MAX_BYTES || tokenizer_is_special(trie->tokenizer, id)) {
-        *length = 0;
-        return "";
-    }
+    *length = 0;
+    if (id < 0 || id >= trie->n_vocab || trie->lengths[id] == 0) return "";
+    return tokenizer_bytes(trie->tokenizer, id, length);
+}
+
+/* Whether the token is text that a grammar may have. */
+static bool is_text(const struct tokenizer *tokenizer, int32_t id, const char *bytes, size_t length) {
+    if (length == 0 || length > TOKEN_TRIE_MAX_BYTES || tokenizer_is_special(tokenizer, id)) return false;
     char text[TOKEN_TRIE_MAX_BYTES + 1];
-    memcpy(text, bytes, *length);
-    text[*length] = '\0';
-    if (tokenizer_find_added(trie->tokenizer, text) == id) *length = 0;
-    return bytes;
+    memcpy(text, bytes, length);
+    text[length] = '\0';
+    return tokenizer_find_added(tokenizer, text) != id;
 }
 
 bool token_trie_is_stop(const struct token_trie *trie, int32_t id) {
@@ -166,20 +168,22 @@ struct token_trie *token_trie_create(const struct token_trie_options *options, s
     trie->tokenizer = options->tokenizer;
     trie->n_vocab = options->n_vocab;
     trie->n_words = (options->n_vocab + 31) / 32;
-    trie->n_stop_ids = options->n_stop_ids;
     trie->stop_ids = malloc((size_t)options->n_stop_ids * sizeof *trie->stop_ids);
-    if (!trie->stop_ids) {
-        fail(err, ERR_MEMORY, "No memory for %d ids.", options->n_stop_ids);
+    trie->lengths = calloc((size_t)trie->n_vocab, sizeof *trie->lengths);
+    if (!trie->stop_ids || !trie->lengths) {
+        fail(err, ERR_MEMORY, "No memory for a trie of %d tokens.", size);
         goto failed;
     }
     for (int32_t i = 0; i < options->n_stop_ids; i++) {
-        assert(options->stop_ids[i] >= 0 && options->stop_ids[i] < options->n_vocab);
-        trie->stop_ids[i] = options->stop_ids[i];
+        if (options->stop_ids[i] < 0 || options->stop_ids[i] >= options->n_vocab) continue;
+        trie->stop_ids[trie->n_stop_ids++] = options->stop_ids[i];
     }
     for (int32_t id = 0; id < size; id++) {
         struct entry entry = {.id = id};
-        entry.bytes = token_trie_bytes(trie, id, &entry.length);
-        if (entry.length > 0 && !token_trie_is_stop(trie, id)) entries[n_entries++] = entry;
+        entry.bytes = tokenizer_bytes(trie->tokenizer, id, &entry.length);
+        if (!is_text(trie->tokenizer, id, entry.bytes, entry.length) || token_trie_is_stop(trie, id)) continue;
+        trie->lengths[id] = (uint8_t)entry.length;
+        entries[n_entries++] = entry;
     }
     qsort(entries, n_entries, sizeof *entries, compare_entries);
     if (!nodes_init(&trie->all, entries, n_entries, err) || !take_contents(trie, entries, &n_entries, err) ||
@@ -199,5 +203,6 @@ void token_trie_destroy(struct token_trie *trie) {
     nodes_finish(&trie->outside);
     free(trie->contents);
     free(trie->stop_ids);
+    free(trie->lengths);
     free(trie);
 }

@@ -34,6 +34,7 @@ struct token_trie {
     const struct tokenizer *tokenizer; // borrowed
     int32_t n_vocab;
     int32_t n_words;            // of a mask
+    uint8_t *lengths;           // [n_vocab] bytes of each token, 0 when it is in no trie, owned
     struct token_nodes all;     // every token of the trie
     struct token_nodes outside; // those that leave a JSON string or are none of its content
     uint32_t *contents;         // [max_content_chars + 1][n_words] content of at most so many characters, owned
@@ -45,7 +46,7 @@ struct token_trie {
 struct token_trie_options {
     const struct tokenizer *tokenizer; // borrowed, must outlive the trie
     int32_t n_vocab;                   // of the logits; tokens past it are in no trie
-    const int32_t *stop_ids;           // [n_stop_ids] what ends an answer, copied; at least one
+    const int32_t *stop_ids;           // [n_stop_ids] what ends an answer, copied; at least one in the vocabulary
     int32_t n_stop_ids;
 };
 

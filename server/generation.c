@@ -39,6 +39,7 @@ struct generation {
     struct openai_request request;          // owned
     struct stream *stream;                  // owned reference
     bool parses;                            // text goes through the answers of the choices
+    enum answer_thinking thinking;          // how they may begin
     char id[SERVER_ID_SIZE];
     struct string_builder head; // of every event, up to the choices
     struct string_builder out;  // stream: bytes not read yet, from n_read on
@@ -480,6 +481,7 @@ static struct generation *create(struct server *server, struct http_request *htt
     *options->request = (struct openai_request){0};
     generation->n_choices = generation->n_unfinished = n_choices;
     generation->parses = options->answer != NULL;
+    generation->thinking = options->answer != NULL ? options->answer->form.thinking : ANSWER_NEVER_THINKS;
     server_next_id(server, options->format->id_prefix, generation->id);
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
@@ -534,6 +536,10 @@ static bool submit_all(struct generation *generation, const struct token_list *p
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);
         if (given->allowed_tokens.count > 0) {
             request.constraint = allowed_tokens_create(&given->allowed_tokens, err);
+            if (request.constraint == NULL) return false;
+        }
+        if (given->grammar.field != NULL) {
+            request.constraint = answer_grammar_constrain(&given->grammar, server, generation->thinking, err);
             if (request.constraint == NULL) return false;
         }
         if (stream_submit(generation->stream, i, server->engine, &request, err)) continue;

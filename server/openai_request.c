@@ -406,6 +406,20 @@ READER(read_echo) {
     return flag_of(field, value, &reading->request->echo, err);
 }
 
+READER(read_response_format) {
+    (void)field;
+    return answer_grammar_read_format(&reading->request->grammar, value, err);
+}
+
+READER(read_structured_outputs) {
+    (void)field;
+    return answer_grammar_read_structured(&reading->request->grammar, value, err);
+}
+
+READER(read_guided) {
+    return answer_grammar_read_guided(&reading->request->grammar, field->name, value, err);
+}
+
 /* Read elsewhere, or without any effect. */
 READER(read_nothing) {
     (void)field, (void)value, (void)reading, (void)err;
@@ -531,6 +545,11 @@ static const struct field fields[] = {
     {"include_reasoning", OPENAI_CHAT, read_include_reasoning, "true or false", 0, 0},
     {"parallel_tool_calls", OPENAI_CHAT, read_parallel_calls, "true or false", 0, 0},
     {"tool_choice", OPENAI_CHAT, read_tool_choice, "\"auto\" or \"none\"", 0, 0},
+    {"response_format", BOTH, read_response_format, NULL, 0, 0},
+    {"structured_outputs", BOTH, read_structured_outputs, NULL, 0, 0},
+    {"guided_json", BOTH, read_guided, NULL, 0, 0},
+    {"guided_regex", BOTH, read_guided, NULL, 0, 0},
+    {"guided_choice", BOTH, read_guided, NULL, 0, 0},
     {"user", BOTH, read_nothing, NULL, 0, 0},
 };
 
@@ -545,14 +564,9 @@ static const struct unserved {
     {"length_penalty", {"1", "1.0"}},
     {"use_beam_search", {"false"}},
     {"skip_special_tokens", {"true"}},
-    {"response_format", {"{\"type\": \"text\"}"}},
     {"tool_choice", {"\"auto\"", "\"none\""}}, // completions
     {"functions", {"[]"}},
     {"function_call", {"\"auto\"", "\"none\""}},
-    {"structured_outputs", {"{}"}},
-    {"guided_json", {NULL}},
-    {"guided_regex", {NULL}},
-    {"guided_choice", {NULL}},
     {"guided_grammar", {NULL}},
     {"modalities", {"[\"text\"]"}},
     {"audio", {NULL}},
@@ -626,6 +640,10 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     if (reading.top_logprobs > 0 && !reading.logprobs) {
         return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with logprobs true");
     }
+    if (request->grammar.field != NULL && request->allowed_tokens.count > 0) {
+        return fail_param(err, ERR_INVALID, "allowed_token_ids", "allowed_token_ids is not supported together with %s",
+                          request->grammar.field);
+    }
     if (request->stream && request->n_prompt_scores > 0) {
         return fail_param(err, ERR_INVALID, "prompt_logprobs", "prompt_logprobs is not allowed with stream true");
     }
@@ -648,6 +666,7 @@ void openai_request_finish(struct openai_request *request) {
     stop_strings_finish(&request->stops);
     token_list_finish(&request->stop_tokens);
     token_list_finish(&request->allowed_tokens);
+    answer_grammar_finish(&request->grammar);
     free((void *)(uintptr_t)request->adjustments.biases);
     request->adjustments = (struct sampling_adjustments){0};
     for (int32_t i = 0; i < request->n_tools; ++i) free(request->tools[i].data);

@@ -11,6 +11,7 @@
 #include "engine/log.h"
 #include "engine/sampling.h"
 #include "engine/tokenizer.h"
+#include "server/answer_grammar.h"
 #include "server/chat_template.h"
 #include "server/detokenizer.h"
 
@@ -41,6 +42,7 @@ struct openai_request {
     int32_t min_new_tokens;
     struct token_list stop_tokens;    // owned
     struct token_list allowed_tokens; // owned; empty: all
+    struct answer_grammar grammar;    // owned
     int32_t priority;
     int32_t timeout_ms;        // 0: none
     bool continues_final;      // chat: the last message is not closed

@@ -1,6 +1,8 @@
 #include "server/serve.h"
 
 #include "engine/engine.h"
+#include "engine/grammar_cache.h"
+#include "engine/token_trie.h"
 #include "engine/tokenizer.h"
 #include "server/engine_setup.h"
 #include "server/http.h"
@@ -63,7 +65,26 @@ struct serving {
     struct http *http;
     struct tokenizer *tokenizer;
     struct engine *engine;
+    struct token_trie *trie;
+    struct grammar_cache *grammars;
 };
+
+/* What structured output needs: the vocabulary as a trie, and room for compiled grammars. */
+static bool prepare_grammars(struct serving *serving, struct error *err) {
+    enum { MAX_GRAMMARS = 64 };
+    const struct model_config *model = &engine_info(serving->engine)->model;
+    if (model->n_eos_ids == 0) return true; // nothing could end
+    const struct token_trie_options options = {.tokenizer = serving->tokenizer,
+                                               .n_vocab = model->shape.vocab,
+                                               .stop_ids = model->eos_ids,
+                                               .n_stop_ids = model->n_eos_ids};
+    serving->trie = token_trie_create(&options, err);
+    if (serving->trie == NULL) return false;
+    serving->grammars = grammar_cache_create(serving->trie, MAX_GRAMMARS, err);
+    serving->server.trie = serving->trie;
+    serving->server.grammars = serving->grammars;
+    return serving->grammars != NULL;
+}
 
 static bool start(struct serving *serving, const struct serve_options *of, struct error *err) {
     const struct config *config = of->config;
@@ -90,7 +111,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     if (!find_family(config, &serving->server.family, log, err)) return false;
     const struct engine_options engine_options = engine_setup_options(config, of->ops, log);
     serving->engine = engine_create(&engine_options, err);
-    if (serving->engine == NULL) return false;
+    if (serving->engine == NULL || !prepare_grammars(serving, err)) return false;
     server_ready(&serving->server, serving->engine, serving->tokenizer);
     say_ready(log, http_url(serving->http), serving->model_name);
     return true;
@@ -112,6 +133,8 @@ static void stop(struct serving *serving, int32_t timeout_ms, struct log *log) {
 static void finish(struct serving *serving) {
     http_destroy(serving->http);
     engine_destroy(serving->engine);
+    grammar_cache_destroy(serving->grammars);
+    token_trie_destroy(serving->trie);
     tokenizer_destroy(serving->tokenizer);
     free(serving->model_name);
 }

@@ -14,18 +14,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct grammar_cache;
+struct token_trie;
+
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_STOPPING };
 
 struct server {
     _Atomic enum server_state state;
     const char *model_name; // borrowed, as the rest
     struct log *log;
-    struct engine *engine;       // NULL while loading
-    struct tokenizer *tokenizer; // NULL while loading
-    enum chat_family family;     // set before server_ready
-    int64_t created_s;           // Unix time of the model entry
-    uint64_t id_key;             // random: keys the ids of answers
-    uint64_t seed_key;           // random: keys the seeds of requests that name none
+    struct engine *engine;          // NULL while loading
+    struct tokenizer *tokenizer;    // NULL while loading
+    struct token_trie *trie;        // set before server_ready, as what follows
+    struct grammar_cache *grammars; // NULL: no structured output
+    enum chat_family family;
+    int64_t created_s; // Unix time of the model entry
+    uint64_t id_key;   // random: keys the ids of answers
+    uint64_t seed_key; // random: keys the seeds of requests that name none
     _Atomic uint64_t n_ids;
     _Atomic uint64_t n_seeds;
     _Atomic uint64_t n_stopped_by_string; // requests the engine saw as cancelled, but that ended as they should

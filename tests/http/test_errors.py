@@ -73,9 +73,9 @@ class Errors(ServerTest):
             self.refused(400, CHAT, {"messages": HELLO, "chat_template_kwargs": kwargs}, param=param)
 
     def test_what_is_not_served_is_refused(self):
-        for field, value in (("best_of", 3), ("response_format", {"type": "json_object"}),
+        for field, value in (("best_of", 3), ("guided_grammar", "root ::= x"),
                              ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-                             ("suffix", "end"), ("guided_json", {})):
+                             ("suffix", "end")):
             for path, body in ((CHAT, {"messages": HELLO}), (PLAIN, {"prompt": "Hi"})):
                 self.refused(400, path, {**body, field: value}, f"{field} is not supported", param=field)
         self.refused(400, CHAT, {"messages": HELLO, "n": 129}, "n must be an integer from 1 to 128, not 129", param="n")

@@ -1,5 +1,6 @@
 """The official openai SDK against the server: chat, stream, completions, models, errors."""
 import json
+import typing
 import unittest
 
 from harness import Server
@@ -29,6 +30,24 @@ class Sdk(unittest.TestCase):
     def chat(self, content, **fields):
         return self.client.chat.completions.create(
             model="demo", messages=[{"role": "user", "content": content}], temperature=0, **fields)
+
+    def test_parse_with_a_pydantic_model(self):
+        import pydantic
+
+        class Step(pydantic.BaseModel):
+            explanation: str
+            result: int | None
+
+        class Solution(pydantic.BaseModel):
+            steps: list[Step]
+            answer: float
+            unit: typing.Literal["m", "kg"]
+
+        for seed in range(3):
+            answer = self.client.chat.completions.parse(
+                model="demo", messages=[{"role": "user", "content": "What is 2 + 2?"}], temperature=1.5, seed=seed,
+                response_format=Solution, max_tokens=600, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+            self.assertIsInstance(answer.choices[0].message.parsed, Solution)
 
     def test_chat(self):
         answer = self.chat("Hello!", extra_body={"chat_template_kwargs": {"enable_thinking": True}})

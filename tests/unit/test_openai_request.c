@@ -157,7 +157,7 @@ static void test_refusals(void **state) {
     refuse(OPENAI_COMPLETIONS, "{\"prompt\": [\"a\", \"b\", \"c\"], \"n\": 43}", "n", "3 prompts with n 43 make more");
     refuse(OPENAI_CHAT, "{\"best_of\": 2}", "best_of", "best_of is not supported beyond 1, not 2");
     refuse(OPENAI_CHAT, "{\"tool_choice\": \"required\"}", "tool_choice", "beyond \"auto\" or \"none\"");
-    refuse(OPENAI_CHAT, "{\"guided_json\": {\"type\": \"object\"}}", "guided_json", "must be left out");
+    refuse(OPENAI_CHAT, "{\"guided_grammar\": \"x\"}", "guided_grammar", "must be left out");
     refuse(OPENAI_CHAT, "{\"stream_options\": {}}", "stream_options", "only with stream true");
     refuse(OPENAI_CHAT, "[1]", "", "not an array");
     refuse(OPENAI_CHAT, "{\"a\": }", "", "malformed");

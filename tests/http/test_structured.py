@@ -1,0 +1,143 @@
+"""Structured output: whatever the model would rather write, finished answers fit; what cannot be promised is refused."""
+import concurrent.futures
+import json
+import os
+import re
+import unittest
+
+import jsonschema
+
+from harness import ROOT, SANITIZED, ServerTest
+
+PLAIN = "/v1/completions"
+CHAT = "/v1/chat/completions"
+PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
+                                           "age": {"type": "integer", "minimum": 0, "maximum": 130},
+                                           "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "maxItems": 2}},
+          "required": ["name", "age"], "additionalProperties": False}
+
+
+def schema_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+class Structured(ServerTest):
+    def answer(self, content="Describe a person.", **fields):
+        body = {"model": "demo", "messages": [{"role": "user", "content": content}], "max_tokens": 400,
+                "enable_thinking": False, **fields}
+        status, _, raw = self.server.call("POST", CHAT, body)
+        self.assertEqual(status, 200, raw)
+        choice = json.loads(raw)["choices"][0]
+        return choice["message"], choice["finish_reason"]
+
+    def refused(self, path, fields, contains, param):
+        prompt = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {"prompt": "Hi"}
+        status, _, raw = self.server.call("POST", path, {**prompt, **fields})
+        error = json.loads(raw)["error"]
+        self.assertEqual((status, error["param"]), (400, param), error)
+        self.assertIn(contains, error["message"])
+
+    def test_recorded_schemas_at_temperature_2(self):
+        with open(os.path.join(ROOT, "tests/fixtures/grammar/schemas.json"), encoding="utf-8") as file:
+            schemas = json.load(file)
+        runs = [(schema, seed) for schema in schemas for seed in range(1 if SANITIZED else 3)]
+
+        def run(schema, seed):
+            return self.answer(temperature=2, seed=seed, response_format=schema_format(schema))
+
+        n_finished = 0
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for (schema, _), (message, reason) in zip(runs, pool.map(lambda of: run(*of), runs)):
+                if reason != "stop":
+                    continue
+                n_finished += 1
+                with self.subTest(schema=json.dumps(schema)[:200], content=message["content"]):
+                    jsonschema.Draft202012Validator(schema).validate(json.loads(message["content"]))
+        print(f"{n_finished} of {len(runs)} answers finished")
+        self.assertGreater(n_finished, len(runs) * 0.6)
+
+    def test_json_object(self):
+        for seed in range(8):
+            message, reason = self.answer(temperature=1.5, seed=seed, response_format={"type": "json_object"})
+            if reason == "stop":
+                self.assertIsInstance(json.loads(message["content"]), dict)
+            self.assertTrue(message["content"].startswith("{"))
+
+    def test_each_name_of_the_same(self):
+        schema = {"const": {"a": [1, None]}}
+        for fields in ({"response_format": schema_format(schema)}, {"structured_outputs": {"json": schema}},
+                       {"guided_json": schema}, {"guided_json": json.dumps(schema)},
+                       {"structured_outputs": {"json": json.dumps(schema), "regex": None}},
+                       {"guided_regex": r"\{\"a\": \[1, null\]\}"},
+                       {"guided_choice": ["{\"a\": [1, null]}"]},
+                       {"structured_outputs": {"choice": ["{\"a\": [1, null]}"]}},
+                       {"structured_outputs": {"regex": r"\{\"a\": \[1, null\]\}", "json_object": False}}):
+            with self.subTest(fields):
+                message, reason = self.answer(temperature=0, **fields)
+                self.assertEqual((json.loads(message["content"]), reason), (schema["const"], "stop"))
+        message, reason = self.answer(temperature=0, response_format={"type": "text"}, structured_outputs={},
+                                      guided_json=None)
+        self.assertNotIn("{", message["content"])
+
+    def test_completions_and_streams(self):
+        for seed in range(4):
+            body = {"prompt": "Once", "max_tokens": 300, "seed": seed, "temperature": 2, "guided_regex": "(yes|no)( really)?!"}
+            status, _, raw = self.server.call("POST", PLAIN, body)
+            self.assertEqual(status, 200, raw)
+            choice = json.loads(raw)["choices"][0]
+            self.assertRegex(choice["text"], r"\A(yes|no)( really)?!\Z")
+            self.assertEqual(choice["finish_reason"], "stop")
+            status, _, raw = self.server.call("POST", PLAIN, {**body, "stream": True})
+            pieces = [json.loads(line[6:]) for line in raw.decode().split("\n\n") if line.startswith("data: {")]
+            self.assertEqual("".join(piece["choices"][0]["text"] for piece in pieces), choice["text"])
+
+    def test_reasoning_stays_free(self):
+        message, reason = self.answer("Hello!", temperature=0, enable_thinking=True, response_format=schema_format(PERSON))
+        self.assertEqual(message["reasoning_content"], "This is a simple message.")
+        self.assertEqual(reason, "stop")
+        jsonschema.validate(json.loads(message["content"]), PERSON)
+        for seed in range(4):
+            message, reason = self.answer("Hello!", temperature=2, seed=seed, enable_thinking=True, max_tokens=1000,
+                                          guided_choice=["red", "green"])
+            if reason == "stop":
+                self.assertIn(message["content"], ["red", "green"])
+
+    def test_together_as_alone(self):
+        """Answers with and without a structure in one batch are what they are alone."""
+        def run(index):
+            structured = {"response_format": schema_format(PERSON)} if index % 2 else {}
+            return self.answer("Tell me a story.", temperature=1, seed=index, max_tokens=60, **structured)
+
+        alone = [run(index) for index in range(8)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            self.assertEqual(list(pool.map(run, range(8))), alone)
+
+    def test_other_parameters_go_along(self):
+        _, reason = self.answer(temperature=1, response_format=schema_format(PERSON), presence_penalty=2, min_tokens=3,
+                                logprobs=True, top_logprobs=2, stop=["}"])
+        self.assertEqual(reason, "stop")
+        message, _ = self.answer(temperature=0, guided_regex="[ab]{4}", logit_bias={"65": -100}, n=1)
+        self.assertTrue(re.fullmatch("[ab]{4}", message["content"]))
+
+    def test_refusals(self):
+        for path in (CHAT, PLAIN):
+            self.refused(path, {"response_format": {"type": "json"}}, "text, json_object or json_schema",
+                         "response_format.type")
+            self.refused(path, {"response_format": "json"}, "an object with a type", "response_format")
+            self.refused(path, {"response_format": {"type": "json_schema"}}, "an object with a schema",
+                         "response_format.json_schema")
+            self.refused(path, {"response_format": schema_format({"type": "string", "contentEncoding": "base64"})},
+                         "\"contentEncoding\" is not supported", "response_format.json_schema.schema")
+            self.refused(path, {"guided_json": {"type": "strong"}}, "type must be", "guided_json")
+            self.refused(path, {"guided_json": 3}, "must be a JSON schema", "guided_json")
+            self.refused(path, {"guided_regex": "(a"}, "without )", "guided_regex")
+            self.refused(path, {"guided_choice": []}, "one or more strings", "guided_choice")
+            self.refused(path, {"structured_outputs": {"grammar": "root ::= x"}}, "json, regex, choice or json_object",
+                         "structured_outputs")
+            self.refused(path, {"guided_regex": "a", "guided_json": {}}, "asks for already", "guided_json")
+            self.refused(path, {"guided_regex": "a", "allowed_token_ids": [1]}, "together", "allowed_token_ids")
+            self.refused(path, {"guided_json": {"type": "string", "maxLength": 10**7}}, "characters", "guided_json")
+
+
+if __name__ == "__main__":
+    unittest.main()
