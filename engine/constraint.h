@@ -18,7 +18,8 @@ enum constraint_answer {
 };
 
 struct constraint {
-    /* mask comes as zeros, [sampling_mask_words(vocab)]: token i at bit i % 32 of word i / 32; 1: allowed. */
+    /* Writes all of mask, [sampling_mask_words(vocab)], when masked: token i at bit i % 32 of word i / 32; 1: allowed.
+     */
     enum constraint_answer (*fill)(struct constraint *constraint, uint32_t *mask, int32_t vocab);
     void (*accept)(struct constraint *constraint, int32_t token);
     void (*destroy)(struct constraint *constraint);

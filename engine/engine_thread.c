@@ -161,7 +161,6 @@ static bool fill_masks(struct engine *engine, const struct step *step, int32_t n
     while (engine->n_read < engine->n_launched) {
         if (!finish_step(engine, err)) return false;
     }
-    memset(engine->masks, 0, (size_t)n_masks * words * sizeof *engine->masks);
     for (int32_t i = 0; i < step->n_parts; ++i) {
         if (engine->batch[i].mask == 0) continue;
         struct sequence *sequence = step->parts[i].sequence;

@@ -208,14 +208,18 @@ bool grammar_matcher_accept_bytes(struct grammar_matcher *matcher, const char *b
     return is_alive;
 }
 
-bool grammar_matcher_accept(struct grammar_matcher *matcher, int32_t token) {
+static bool accept_stop(struct grammar_matcher *matcher) {
     struct grammar *grammar = matcher->grammar;
-    const struct token_trie *trie = grammar->machine.trie;
-    if (token_trie_is_stop(trie, token)) {
-        bool can_end = grammar_matcher_can_end(matcher);
-        if (can_end) matcher->state = MACHINE_ENDED;
-        return can_end;
-    }
+    pthread_mutex_lock(&grammar->lock);
+    bool can_end = machine_is_accepting(&grammar->machine, matcher->state);
+    if (can_end) matcher->state = MACHINE_ENDED;
+    pthread_mutex_unlock(&grammar->lock);
+    return can_end;
+}
+
+bool grammar_matcher_accept(struct grammar_matcher *matcher, int32_t token) {
+    const struct token_trie *trie = matcher->grammar->machine.trie;
+    if (token_trie_is_stop(trie, token)) return accept_stop(matcher);
     size_t length;
     const char *bytes = token_trie_bytes(trie, token, &length);
     return length > 0 && grammar_matcher_accept_bytes(matcher, bytes, length);

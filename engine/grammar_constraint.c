@@ -29,6 +29,7 @@ static enum constraint_answer fill(struct constraint *base, uint32_t *mask, int3
     (void)vocab;
     if (constraint->place == PLACE_STUCK) return CONSTRAINT_STUCK;
     if (constraint->place == PLACE_BREAK) {
+        memset(mask, 0, bytes);
         set_bit(mask, constraint->line_break);
         return CONSTRAINT_MASKED;
     }

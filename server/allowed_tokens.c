@@ -1,5 +1,7 @@
 #include "server/allowed_tokens.h"
 
+#include "engine/sampling.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +13,7 @@ struct allowed_tokens {
 
 static enum constraint_answer fill(struct constraint *constraint, uint32_t *mask, int32_t vocab) {
     const struct allowed_tokens *allowed = (const struct allowed_tokens *)constraint;
-    (void)vocab; // ids were checked where the request was read
+    memset(mask, 0, (size_t)sampling_mask_words(vocab) * sizeof *mask); // ids were checked where the request was read
     for (size_t i = 0; i < allowed->n_ids; ++i) mask[allowed->ids[i] / 32] |= 1u << (allowed->ids[i] % 32);
     return CONSTRAINT_MASKED;
 }

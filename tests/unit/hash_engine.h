@@ -27,6 +27,7 @@ static inline enum constraint_answer sum_fill(struct constraint *base, uint32_t 
     struct sum_constraint *constraint = (struct sum_constraint *)base;
     if (constraint->stuck_after > 0 && constraint->n_accepted == constraint->stuck_after) return CONSTRAINT_STUCK;
     if (constraint->sum % 3 == 2) return CONSTRAINT_FREE;
+    memset(mask, 0, (size_t)sampling_mask_words(vocab) * sizeof *mask);
     for (int32_t i = (int32_t)(constraint->sum % 7); i < vocab; i += 7) mask[i / 32] |= 1u << (i % 32);
     return CONSTRAINT_MASKED;
 }
