@@ -17,9 +17,11 @@ struct array {
 
 static bool read_array(const struct conjunction *all, struct array *array, struct error *err) {
     const cJSON *prefix = conjunction_find(all, "prefixItems"), *items = conjunction_find(all, "items");
-    int32_t n_items = conjunction_count(all, "items");
-    if (prefix && (conjunction_count(all, "prefixItems") > 1 || n_items > 1 ||
-                   (items && cJSON_GetObjectItemCaseSensitive(all->schemas[0], "prefixItems") == NULL)))
+    int32_t n_holders = 0; // schemas that speak of items
+    for (int32_t i = 0; i < all->n_schemas; i++)
+        n_holders += cJSON_GetObjectItemCaseSensitive(all->schemas[i], "prefixItems") != NULL ||
+                     cJSON_GetObjectItemCaseSensitive(all->schemas[i], "items") != NULL;
+    if (prefix && n_holders > 1)
         return fail(err, ERR_INVALID, "prefixItems does not merge with items or prefixItems of another schema.");
     *array = (struct array){.prefix = prefix ? prefix->child : NULL,
                             .rest = {.root = all->root},

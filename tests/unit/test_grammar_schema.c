@@ -301,6 +301,7 @@ static void test_refusals_name_what_is_wrong(void **state) {
         {GRAMMAR_JSON_SCHEMA, "{'maxItems':1000000000}", "1000000000 items"},
         {GRAMMAR_JSON_SCHEMA, "{'type':'string','pattern':'a','allOf':[{'pattern':'b'}]}", "more than one pattern"},
         {GRAMMAR_JSON_SCHEMA, "{'type':'object'", "not valid JSON"},
+        {GRAMMAR_JSON_SCHEMA, "{'prefixItems':[{}],'allOf':[{'items':{}}]}", "does not merge"},
         {GRAMMAR_JSON_SCHEMA, "3", "A schema must be"},
         {GRAMMAR_JSON_SCHEMA, "", "not valid JSON"},
         {GRAMMAR_JSON_SCHEMA, "{'type':'string','pattern':'(?=a)'}", "lookaround"},
