@@ -119,6 +119,14 @@ class Structured(ServerTest):
         message, _ = self.answer(temperature=0, guided_regex="[ab]{4}", logit_bias={"65": -100}, n=1)
         self.assertTrue(re.fullmatch("[ab]{4}", message["content"]))
 
+    def test_each_of_several_choices_fits(self):
+        body = {"prompt": "Once", "n": 5, "max_tokens": 30, "seed": 3, "temperature": 2, "guided_choice": ["red", "green", "blue"]}
+        status, _, raw = self.server.call("POST", PLAIN, body)
+        self.assertEqual(status, 200, raw)
+        texts = [choice["text"] for choice in json.loads(raw)["choices"]]
+        self.assertEqual(len(texts), 5)
+        self.assertLessEqual(set(texts), {"red", "green", "blue"})
+
     def test_refusals(self):
         for path in (CHAT, PLAIN):
             self.refused(path, {"response_format": {"type": "json"}}, "text, json_object or json_schema",
