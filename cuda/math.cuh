@@ -50,11 +50,6 @@ __device__ static inline uint4 load_once(const void *from) {
     return value;
 }
 
-/* Into L2, for a read to come. */
-__device__ static inline void prefetch(const void *from) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-
 __device__ static inline void mma_k16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                       uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -97,20 +97,20 @@ template <int HEAD_DIM> struct head_slice {
     }
 };
 
-/* One warp, one row: the head's float32 projection in, bf16 out, rounded once after the rotation, whose angles
- * rotation(i, &sine, &cosine) gives for dimension lane * pairs + i. */
-template <int HEAD_DIM, class Rotation>
+/* One warp, one row: the head's float32 projection in, bf16 out, rounded once after the rotation. */
+template <int HEAD_DIM>
 __device__ static inline void finish_head(const struct qkv_heads &heads, int32_t row, int32_t head, int lane,
-                                          head_slice<HEAD_DIM> slice, const Rotation &rotation) {
+                                          head_slice<HEAD_DIM> slice) {
     constexpr int pairs = head_slice<HEAD_DIM>::pairs;
     if (head < heads.n_heads + heads.n_kv_heads) {
         const uint16_t *norm = (head < heads.n_heads ? heads.q_norm : heads.k_norm) + lane * pairs;
         float scale = 1.0f / sqrtf(slice.square_sum() / HEAD_DIM + heads.eps);
+        float position = (float)__ldg(heads.positions + row);
         for (int i = 0; i < pairs; ++i) {
             float low = slice.low[i] * scale * bf16_low(__ldg(norm + i));
             float high = slice.high[i] * scale * bf16_low(__ldg(norm + i + HEAD_DIM / 2));
             float sine, cosine;
-            rotation(i, &sine, &cosine);
+            rope_angle(heads, position, lane * pairs + i, &sine, &cosine);
             slice.low[i] = rotated_low(low, high, sine, cosine);
             slice.high[i] = rotated_high(low, high, sine, cosine);
         }
@@ -119,13 +119,6 @@ __device__ static inline void finish_head(const struct qkv_heads &heads, int32_t
     if (!to) return;
     store_bf16(to + lane * pairs, slice.low);
     store_bf16(to + HEAD_DIM / 2 + lane * pairs, slice.high);
-}
-template <int HEAD_DIM>
-__device__ static inline void finish_head(const struct qkv_heads &heads, int32_t row, int32_t head, int lane,
-                                          const head_slice<HEAD_DIM> &slice) {
-    finish_head<HEAD_DIM>(heads, row, head, lane, slice, [&](int i, float *sine, float *cosine) {
-        rope_angle(heads, (float)__ldg(heads.positions + row), lane * slice.pairs + i, sine, cosine);
-    });
 }
 
 #endif

@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from harness import GOLDEN, SANITIZED, ServerTest
+from harness import DEVICE, GOLDEN, SANITIZED, ServerTest
 
 # The recorded numbers are float32 on bf16 weights. A device with float32 activations differs by its order of sums; one
 # that rounds them to bf16 by that, amplified by K-norm weights up to 96.5.
@@ -159,7 +159,9 @@ class Logprobs(ServerTest):
 
     def test_scored_prompts_beside_others(self):
         import concurrent.futures
-        bodies = [{"prompt": "One day a small fox " * (1 + i), "max_tokens": 12, "temperature": 1, "seed": i,
+        # On a GPU a draw may fall otherwise where two scores are nearer than the logits differ with the company.
+        temperature = 1 if DEVICE == "cpu" else 0
+        bodies = [{"prompt": "One day a small fox " * (1 + i), "max_tokens": 12, "temperature": temperature, "seed": i,
                    **({"echo": True, "logprobs": 2} if i % 2 else {}), **({"presence_penalty": 1} if i % 3 else {})}
                   for i in range(12)]
         alone = [self.server.post("/v1/completions", body)[1]["choices"] for body in bodies]
