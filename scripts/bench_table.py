@@ -272,8 +272,9 @@ def measure(a, quern):
         except (Failed, OSError, ValueError, http.client.HTTPException) as failure:  # the others still count
             report["failures"][name] = str(failure)
             print(f" not measured: {failure}", file=sys.stderr)
-    report["seconds"] = round(SECONDS - clock.left(), 1)
-    report["rows"] = rows_of(report)
+        report["seconds"] = round(SECONDS - clock.left(), 1)
+        report["rows"] = rows_of(report)
+        a.output.write_text(json.dumps(report, indent=1) + "\n")  # what is measured is kept, whatever comes next
     return report
 
 
@@ -300,7 +301,6 @@ def main():
         report = json.loads(a.source.read_text())
     else:
         report = measure(a, os.path.abspath(os.environ["QUERN"]))
-        a.output.write_text(json.dumps(report, indent=1) + "\n")
     rows = rows_of(report)
     if a.markdown:
         print_markdown(report, rows)
