@@ -1,5 +1,6 @@
 #include "engine/grammar.h"
 
+#include "engine/grammar_calls.h"
 #include "engine/grammar_chars.h"
 #include "engine/grammar_machine.h"
 #include "engine/grammar_regex.h"
@@ -80,6 +81,7 @@ static bool compile(struct nfa *nfa, const struct grammar_source *source, struct
     if (source->kind == GRAMMAR_JSON_SCHEMA) added = grammar_add_schema(nfa, text, err);
     if (source->kind == GRAMMAR_REGEX) added = add_regex(nfa, text, err);
     if (source->kind == GRAMMAR_CHOICE) added = add_choices(nfa, text, err);
+    if (source->kind == GRAMMAR_TOOL_CALL) added = grammar_add_calls(nfa, text, err);
     free(text);
     return added && nfa_seal(nfa, err);
 }

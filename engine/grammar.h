@@ -1,5 +1,5 @@
-/* What an answer may be - a JSON schema, a regular expression, a list of choices - and for each point of an answer the
- * tokens that may come next.
+/* What an answer may be - a JSON schema, a regular expression, a list of choices, a tool call - and for each point of
+ * an answer the tokens that may come next.
  *
  * A grammar is compiled once, on any thread, under limits: GRAMMAR_MAX_BYTES of text, NFA_MAX_STATES, NFA_MAX_DEPTH
  * levels of recursion; over them, or with a keyword that is not covered, compiling fails with ERR_INVALID, which says
@@ -29,6 +29,7 @@ enum grammar_kind {
     GRAMMAR_JSON_SCHEMA, // text: the schema
     GRAMMAR_REGEX,       // text: an expression that the whole answer fits, syntax in grammar_regex.h
     GRAMMAR_CHOICE,      // text: a JSON array of strings, one of which is the answer
+    GRAMMAR_TOOL_CALL,   // text: a JSON array of tools, one of which is called, form in grammar_calls.h
 };
 
 struct grammar_source {

@@ -216,17 +216,42 @@ cJSON *grammar_parse_json(const char *text, struct error *err) {
     return root;
 }
 
+/* What compiler.root's $ref led to, which may lead to more; frees the list. */
+static bool finish_schema(struct schema_compiler *compiler, struct error *err) {
+    struct nfa *nfa = compiler->nfa;
+    for (int32_t i = 0; i < compiler->n_referred && !nfa_has_failed(nfa); i++) {
+        struct conjunction all = compiler->referred[i].all; // the list may move
+        struct nfa_rule rule = nfa->rules[compiler->referred[i].rule];
+        schema_add(compiler, &all, rule.start, rule.end);
+    }
+    free(compiler->referred);
+    return !nfa_has_failed(nfa) || fail(err, nfa->error.code, "%s", nfa->error.message);
+}
+
 bool grammar_add_schema(struct nfa *nfa, const char *text, struct error *err) {
     cJSON *root = grammar_parse_json(text, err);
     if (!root) return false;
     struct schema_compiler compiler = {.nfa = nfa, .root = root};
     schema_add_alone(&compiler, root, nfa->rules[0].start, nfa->rules[0].end);
-    for (int32_t i = 0; i < compiler.n_referred && !nfa_has_failed(nfa); i++) {
-        struct conjunction all = compiler.referred[i].all; // the list may move
-        struct nfa_rule rule = nfa->rules[compiler.referred[i].rule];
-        schema_add(&compiler, &all, rule.start, rule.end);
-    }
-    free(compiler.referred);
+    bool added = finish_schema(&compiler, err);
     cJSON_Delete(root);
-    return !nfa_has_failed(nfa) || fail(err, nfa->error.code, "%s", nfa->error.message);
+    return added;
+}
+
+bool grammar_add_object_schema(struct nfa *nfa, struct json_rules *rules, const cJSON *schema, int32_t from, int32_t to,
+                               struct error *err) {
+    cJSON *object = cJSON_Parse("{\"type\":\"object\"}");
+    if (!object) return fail(err, ERR_MEMORY, "No memory for a schema.");
+    struct schema_compiler compiler = {.nfa = nfa, .root = schema, .rules = *rules};
+    struct conjunction all = {.root = schema};
+    struct error why = {0};
+    if (conjunction_add(&all, schema, &why) && conjunction_add(&all, object, &why)) {
+        schema_add(&compiler, &all, from, to);
+    } else {
+        schema_fail(&compiler, &why);
+    }
+    bool added = finish_schema(&compiler, err);
+    *rules = compiler.rules;
+    cJSON_Delete(object);
+    return added;
 }

@@ -25,6 +25,10 @@ struct cJSON;
 /* Adds what fits the schema to rule 0. text is valid UTF-8. */
 bool grammar_add_schema(struct nfa *nfa, const char *text, struct error *err);
 
+/* from --an object that fits the parsed schema--> to. rules may have been made by parts of the same nfa. */
+bool grammar_add_object_schema(struct nfa *nfa, struct json_rules *rules, const struct cJSON *schema, int32_t from,
+                               int32_t to, struct error *err);
+
 /* One JSON value of any kind, for cJSON_Delete. Refuses \u0000, which cJSON's strings cannot hold. */
 struct cJSON *grammar_parse_json(const char *text, struct error *err);
 

@@ -1,7 +1,6 @@
 #include "server/answer_grammar.h"
 
 #include "engine/grammar_cache.h"
-#include "engine/grammar_constraint.h"
 #include "server/server.h"
 
 #include <stdlib.h>
@@ -125,6 +124,13 @@ bool answer_grammar_read_structured(struct answer_grammar *grammar, struct json_
     return true;
 }
 
+bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum constrained_calls calls,
+                              struct string_builder *tools, struct error *err) {
+    if (!ask(grammar, "tools", GRAMMAR_TOOL_CALL, tools, err)) return false;
+    grammar->calls = calls;
+    return true;
+}
+
 struct constraint *answer_grammar_constrain(const struct answer_grammar *grammar, const struct server *server,
                                             enum answer_thinking thinking, struct error *err) {
     static const enum reasoning_place places[] = {
@@ -145,9 +151,14 @@ struct constraint *answer_grammar_constrain(const struct answer_grammar *grammar
         return NULL;
     }
     struct grammar_constraint_options options = {
-        .grammar = compiled, .trie = server->trie, .reasoning = places[thinking]};
+        .grammar = compiled, .trie = server->trie, .reasoning = places[thinking], .calls = grammar->calls};
     grammar_constraint_find_tokens(&options, server->tokenizer);
-    struct constraint *constraint = grammar_constraint_create(&options, err);
+    struct constraint *constraint = NULL;
+    if (options.calls != CALLS_NONE && (options.call_opens < 0 || options.call_closes < 0))
+        fail_param(err, ERR_INVALID, grammar->field,
+                   "calls cannot be guaranteed with this model: its vocabulary has no <tool_call> and </tool_call>");
+    else
+        constraint = grammar_constraint_create(&options, err);
     grammar_release(compiled);
     return constraint;
 }

@@ -1,5 +1,5 @@
 /* Structured output: what a request asks its answer to fit, in OpenAI's form (response_format) and in vLLM's
- * (structured_outputs, guided_json, guided_regex, guided_choice), and the constraint that makes it so.
+ * (structured_outputs, guided_json, guided_regex, guided_choice), or tool calls, and the constraint that makes it so.
  *
  * A grammar is compiled on the thread that reads the request, and kept for the next with the same text. What cannot be
  * compiled is ERR_INVALID with the field as param. */
@@ -8,6 +8,7 @@
 
 #include "engine/error.h"
 #include "engine/grammar.h"
+#include "engine/grammar_constraint.h"
 #include "server/answer_parser.h"
 #include "server/json_text.h"
 
@@ -21,6 +22,7 @@ struct server;
 struct answer_grammar {
     const char *field; // that asked for it, static; NULL: none did
     enum grammar_kind kind;
+    enum constrained_calls calls;
     char *text; // [length] owned
     size_t length;
 };
@@ -31,6 +33,9 @@ bool answer_grammar_read_structured(struct answer_grammar *grammar, struct json_
 /* field is a guided_ field, static. */
 bool answer_grammar_read_guided(struct answer_grammar *grammar, const char *field, struct json_text value,
                                 struct error *err);
+/* Calls of tools, listed as grammar_calls.h has it; takes over what the list holds. Nothing was asked before. */
+bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum constrained_calls calls,
+                              struct string_builder *tools, struct error *err);
 void answer_grammar_finish(struct answer_grammar *grammar);
 
 /* For one choice; engine_submit takes it. */

@@ -1,5 +1,6 @@
 #include "server/endpoints.h"
 
+#include "server/call_guarantee.h"
 #include "server/chat_prompt.h"
 #include "server/generation.h"
 #include "server/http.h"
@@ -19,12 +20,6 @@ static const struct generation_format format = {
     .prompt_ids_at_top = true,
 };
 
-static bool check_strict(const struct openai_request *request, struct error *err) {
-    if (!request->has_strict_tools || request->has_no_tools) return true;
-    return fail_param(err, ERR_INVALID, "tools",
-                      "strict cannot be guaranteed by this server yet; it must be false or left out");
-}
-
 /* How the answer may begin. A message that is continued is behind its reasoning already. */
 static enum answer_thinking thinking_of(const struct server *server, const struct openai_request *request) {
     if (request->continues_final) return ANSWER_NEVER_THINKS;
@@ -40,6 +35,7 @@ static struct answer_options answer_options(const struct server *server, const s
                                             .call_form = server->family == CHAT_CODER ? CALL_FORM_XML : CALL_FORM_JSON,
                                             .tools = request->tools,
                                             .n_tools = request->n_tools,
+                                            .is_eager = request->grammar.calls != CALLS_NONE,
                                             .one_call = request->one_call}};
 }
 
@@ -53,7 +49,7 @@ void chat_completions_post(struct server *server, struct http_request *http) {
     source.body = http_body(http, &source.length, &err);
     if (source.body != NULL && openai_request_read(&source, &request, &err) &&
         server_check_model(server, request.model, &err) && chat_prompt_make(server, &source, &request, &prompt, &err) &&
-        check_strict(&request, &err)) {
+        call_guarantee_make(server, &request, &err)) {
         const struct answer_options answer = answer_options(server, &request);
         const struct generation_options options = {
             .format = &format, .request = &request, .prompts = &prompt.ids, .n_prompts = 1, .answer = &answer};

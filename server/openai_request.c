@@ -390,16 +390,21 @@ READER(read_parallel_calls) {
 }
 
 READER(read_tool_choice) {
-    bool is_name = json_text_kind(value) == JSON_STRING;
-    reading->request->has_no_tools = is_name && json_text_equals(value, "none");
-    if (reading->request->has_no_tools || (is_name && json_text_equals(value, "auto"))) return true;
-    if (json_text_kind(value) == JSON_OBJECT || (is_name && json_text_equals(value, "required"))) {
-        return fail_param(err, ERR_INVALID, field->name,
-                          "tool_choice is not supported beyond \"auto\" or \"none\", as a call cannot be guaranteed "
-                          "yet, not %s",
-                          excerpt_of(value).text);
-    }
-    return refuse(field, value, err);
+    struct openai_request *request = reading->request;
+    bool is_word = json_text_kind(value) == JSON_STRING;
+    request->has_no_tools = is_word && json_text_equals(value, "none");
+    request->needs_call = !is_word || json_text_equals(value, "required");
+    free(request->named_tool); // of a repeated key the last counts
+    request->named_tool = NULL;
+    if (request->has_no_tools || (is_word && request->needs_call) || (is_word && json_text_equals(value, "auto")))
+        return true;
+    struct json_text type, function, name;
+    bool is_function = json_text_kind(value) == JSON_OBJECT && json_text_find(value, "type", &type) &&
+                       json_text_kind(type) == JSON_STRING && json_text_equals(type, "function") &&
+                       json_text_find(value, "function", &function) && json_text_kind(function) == JSON_OBJECT &&
+                       json_text_find(function, "name", &name) && json_text_kind(name) == JSON_STRING;
+    size_t length;
+    return is_function ? decode(name, &request->named_tool, &length, err) : refuse(field, value, err);
 }
 
 READER(read_echo) {
@@ -502,6 +507,9 @@ READER(read_prompt) {
 #define BOTH           (OPENAI_CHAT | OPENAI_COMPLETIONS)
 #define PROMPT_ALLOWED "a string, an array of strings, an array of token ids or an array of such arrays, and not empty"
 
+#define TOOL_CHOICE_ALLOWED                                                                                            \
+    "\"auto\", \"none\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": one of the tools}}"
+
 static const struct field fields[] = {
     {"model", BOTH, read_model, "a string", 0, 0},
     {"messages", OPENAI_CHAT, read_nothing, NULL, 0, 0},
@@ -544,7 +552,7 @@ static const struct field fields[] = {
     {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high or xhigh", 0, 0},
     {"include_reasoning", OPENAI_CHAT, read_include_reasoning, "true or false", 0, 0},
     {"parallel_tool_calls", OPENAI_CHAT, read_parallel_calls, "true or false", 0, 0},
-    {"tool_choice", OPENAI_CHAT, read_tool_choice, "\"auto\" or \"none\"", 0, 0},
+    {"tool_choice", OPENAI_CHAT, read_tool_choice, TOOL_CHOICE_ALLOWED, 0, 0},
     {"response_format", BOTH, read_response_format, NULL, 0, 0},
     {"structured_outputs", BOTH, read_structured_outputs, NULL, 0, 0},
     {"guided_json", BOTH, read_guided, NULL, 0, 0},
@@ -663,6 +671,8 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
 void openai_request_finish(struct openai_request *request) {
     free(request->model);
     request->model = NULL;
+    free(request->named_tool);
+    request->named_tool = NULL;
     stop_strings_finish(&request->stops);
     token_list_finish(&request->stop_tokens);
     token_list_finish(&request->allowed_tokens);

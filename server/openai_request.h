@@ -56,6 +56,8 @@ struct openai_request {
     struct chat_text *tools;     // [n_tools], owned; chat: put here by who reads its messages
     int32_t n_tools;
     bool has_strict_tools;
+    bool needs_call;               // chat: tool_choice required or a named function
+    char *named_tool;              // chat: which; owned, NULL: any
     int32_t n_prompt_scores;       // prompt_logprobs, as n_scores
     bool echo;                     // completions
     bool echo_only;                // completions: max_tokens is 0

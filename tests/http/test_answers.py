@@ -1,17 +1,20 @@
 """What an answer is made of: reasoning, content and tool calls, whole and streamed, and how they come back in history."""
+import concurrent.futures
 import json
 import os
 import subprocess
 import unittest
 
-from harness import GOLDEN, QUERN, ROOT, Server, ServerTest
+import jsonschema
+
+from harness import GOLDEN, QUERN, ROOT, SANITIZED, Server, ServerTest
 
 CHAT = "/v1/chat/completions"
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "Get the current weather for a city.", "parameters": {
         "type": "object", "properties": {"city": {"type": "string", "description": "The city name"}}, "required": ["city"]}}}
 TWO_CITIES = "What is the weather in Oslo and in Rome?"
-THINK, THINK_END = 3440, 3441
+THINK, THINK_END, CALL = 3440, 3441, 3430
 
 
 def user(content):
@@ -166,14 +169,6 @@ class Tools(Answers):
         self.assertEqual(with_none["prompt_tokens"], without["prompt_tokens"])
         self.assertGreater(with_auto["prompt_tokens"], 5 * without["prompt_tokens"])
 
-    def test_what_cannot_be_guaranteed_is_refused(self):
-        named = {"type": "function", "function": {"name": "get_weather"}}
-        for choice in ("required", named):
-            self.refused({"tools": [WEATHER], "tool_choice": choice}, "tool_choice", "cannot be guaranteed")
-        self.refused({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", '"auto" or "none"')
-        strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
-        self.refused({"tools": [strict]}, "tools", "strict cannot be guaranteed")
-
     def test_one_call_at_most(self):
         both, usage = self.ask([user(TWO_CITIES)], tools=[WEATHER], parallel_tool_calls=True)
         one, less = self.ask([user(TWO_CITIES)], tools=[WEATHER], parallel_tool_calls=False)
@@ -208,6 +203,161 @@ class Tools(Answers):
         self.assertEqual((choice["message"]["content"], choice["finish_reason"]), (case["text"], "stop"))
 
 
+def function(name, **fields):
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+ADD = function("add", parameters={
+    "type": "object", "properties": {"n": {"type": "integer", "minimum": -50, "maximum": 50}, "unit": {"$ref": "#/$defs/unit"},
+                                     "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "maxItems": 2}},
+    "required": ["n", "unit"], "$defs": {"unit": {"enum": ["m", "kg", "\u00e9\n"]}}})
+NOTE = function("note", parameters={"properties": {"text": {"type": "string", "maxLength": 8}}, "required": ["text"]})
+NOW = function("now", description="The time.")
+SURPRISE = {"top_k": -1, "top_p": 1, "max_tokens": 400}
+
+
+class GuaranteedCalls(Answers):
+    def check_calls(self, choice, tools, names):
+        calls = choice["message"].get("tool_calls", [])
+        if choice["finish_reason"] == "length":
+            calls = calls[:-1]
+        else:
+            self.assertEqual(choice["finish_reason"], "tool_calls")
+            self.assertGreater(len(calls), 0)
+        schemas = {tool["function"]["name"]: tool["function"].get("parameters", {"maxProperties": 0}) for tool in tools}
+        for call in calls:
+            self.assertIn(call["function"]["name"], names)
+            arguments = json.loads(call["function"]["arguments"])
+            self.assertIsInstance(arguments, dict)
+            jsonschema.Draft202012Validator(schemas[call["function"]["name"]]).validate(arguments)
+        return calls
+
+    def test_a_call_is_required(self):
+        tools, names = [WEATHER, ADD, NOTE, NOW], set()
+        for content in ("Hello!", TWO_CITIES, "Tell me a story."):
+            for temperature, seed, thinks in ((0, 0, True), (1, 1, False), (2, 2, True), (2, 3, False)):
+                with self.subTest(content=content, seed=seed):
+                    choice, _ = self.ask([user(content)], tools=tools, tool_choice="required", enable_thinking=thinks,
+                                         temperature=temperature, seed=seed, **SURPRISE)
+                    calls = self.check_calls(choice, tools, ["get_weather", "add", "note", "now"])
+                    names |= {call["function"]["name"] for call in calls}
+                    if choice["finish_reason"] == "tool_calls":
+                        self.assertIsNone(choice["message"]["content"])
+        self.assertGreater(len(names), 1)
+
+    def test_what_the_model_would_call_by_itself_stays(self):
+        for thinks in (False, True):
+            asked = dict(tools=[WEATHER, ADD], enable_thinking=thinks)
+            free, _ = self.ask([user(TWO_CITIES)], **asked)
+            bound, _ = self.ask([user(TWO_CITIES)], tool_choice="required", **asked)
+            self.assertEqual(without_ids(bound["message"]), without_ids(free["message"]))
+            one, _ = self.ask([user(TWO_CITIES)], tool_choice="required", parallel_tool_calls=False, **asked)
+            self.assertEqual(without_ids(one["message"])["tool_calls"], without_ids(free["message"])["tool_calls"][:1])
+            self.assertEqual(one["finish_reason"], "tool_calls")
+
+    def test_reasoning_comes_first(self):
+        choice, usage = self.ask([user(TWO_CITIES)], tools=[ADD], tool_choice="required", logit_bias={str(CALL): -100},
+                                 max_tokens=300)
+        self.check_calls(choice, [ADD], ["add"])
+        self.assertEqual(choice["finish_reason"], "tool_calls")
+        self.assertNotEqual(choice["message"]["reasoning"], "")
+        self.assertGreater(usage["completion_tokens_details"]["reasoning_tokens"], 5)
+
+    def test_a_named_function_is_called_once(self):
+        tools = [WEATHER, ADD, NOTE, NOW]
+        for tool in tools:
+            for seed in range(3):
+                choice, _ = self.ask([user("Hello!")], tools=tools, tool_choice=function(tool["function"]["name"]),
+                                     temperature=seed, seed=seed, **SURPRISE)
+                calls = self.check_calls(choice, tools, [tool["function"]["name"]])
+                if choice["finish_reason"] == "tool_calls":
+                    self.assertEqual(len(calls), 1)
+
+    def test_recorded_schemas_at_temperature_2(self):
+        with open(os.path.join(ROOT, "tests/fixtures/grammar/schemas.json"), encoding="utf-8") as file:
+            schemas = [schema for schema in json.load(file) if isinstance(schema, dict)]
+        schemas = [schema if schema.get("type") == "object" else
+                   {"type": "object", "properties": {"it": schema}, "required": ["it"]}
+                   for schema in schemas if schema.get("type") == "object" or "$ref" not in json.dumps(schema)]
+        schemas = schemas[::9] if SANITIZED else schemas[::2]
+        tools = [function("f", parameters=schema) for schema in schemas]
+
+        def run(index):
+            return self.server.chat("Go on.", tools=[tools[index], NOW], tool_choice=function("f"), temperature=2,
+                                    seed=index, enable_thinking=False, max_tokens=400)
+
+        n_finished = 0
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for index, (status, answer) in enumerate(pool.map(run, range(len(tools)))):
+                with self.subTest(schema=json.dumps(schemas[index])[:200], answer=str(answer)):
+                    self.assertEqual(status, 200)
+                    self.check_calls(answer["choices"][0], [tools[index]], ["f"])
+                    n_finished += answer["choices"][0]["finish_reason"] == "tool_calls"
+        print(f"{n_finished} of {len(tools)} calls finished")
+        self.assertGreater(n_finished, len(tools) * 0.6)
+
+    def test_strict_holds_what_is_called_and_nothing_else(self):
+        city = {"type": "object", "properties": {"city": {"enum": ["Bergen", "Turin"]}}, "required": ["city"]}
+        strict = function("get_weather", description=WEATHER["function"]["description"], parameters=city, strict=True)
+        choice, _ = self.ask([user("Hello!")], tools=[strict], logit_bias={str(CALL): -100})
+        self.assertEqual(choice["finish_reason"], "stop")
+        self.assertNotIn("tool_calls", choice["message"])
+        self.assertNotEqual(choice["message"]["content"], "")
+        for seed in range(4):
+            choice, _ = self.ask([user(TWO_CITIES)], tools=[strict, NOTE], temperature=seed % 3, seed=seed, **SURPRISE)
+            calls = self.check_calls(choice, [strict, function("note")], ["get_weather"])
+            for call in calls:
+                self.assertIn(json.loads(call["function"]["arguments"])["city"], ["Bergen", "Turin"])
+        # Another tool of the same request need not be strict, nor its schema be covered.
+        loose = function("get_weather", parameters={"type": "object", "properties": {"city": {"not": {}}}})
+        choice, _ = self.ask([user(TWO_CITIES)], tools=[loose, function("now", strict=True)], enable_thinking=False)
+        self.assertEqual([call["function"]["arguments"] for call in choice["message"]["tool_calls"]],
+                         ['{"city": "Oslo"}', '{"city": "Rome"}'])
+
+    def test_a_call_that_is_cut_stays_a_call(self):
+        whole = '{"city": "Oslo"}'
+        for n in range(1, 24):
+            choice, _ = self.ask([user(TWO_CITIES)], tools=[WEATHER], tool_choice="required", enable_thinking=False, max_tokens=n)
+            self.assertEqual(choice["finish_reason"], "length")
+            message = choice["message"]
+            if "tool_calls" in message:
+                self.assertTrue(whole.startswith(message["tool_calls"][0]["function"]["arguments"]), message)
+            else:  # as long as it has no name
+                self.assertTrue('<tool_call>\n{"name": "get_weather'.startswith(message["content"]), message)
+        self.assertIn("tool_calls", message)
+
+    def test_arguments_are_streamed_as_they_come(self):
+        body = {"messages": [user(TWO_CITIES)], "tools": [WEATHER], "tool_choice": "required", "enable_thinking": False}
+        parts = [part for event in self.server.stream(CHAT, body) if event != "[DONE]"
+                 for part in event["choices"][0]["delta"].get("tool_calls", [])]
+        self.assertEqual([part["function"]["name"] for part in parts if "id" in part], ["get_weather", "get_weather"])
+        self.assertGreater(len(parts), 6)
+        self.assertEqual(parts[0]["function"]["arguments"], "")
+
+    def test_each_of_several_choices(self):
+        status, answer = self.server.chat("Hello!", tools=[ADD, NOW], tool_choice="required", n=4, temperature=2, seed=1,
+                                          enable_thinking=False, parallel_tool_calls=False)
+        self.assertEqual(status, 200)
+        for choice in answer["choices"]:
+            self.assertEqual(len(self.check_calls(choice, [ADD, NOW], ["add", "now"])), 1)
+
+    def test_refusals(self):
+        required = {"tools": [WEATHER], "tool_choice": "required"}
+        self.refused({**required, "tool_choice": "any"}, "tool_choice", '"auto", "none", "required" or {')
+        self.refused({"tool_choice": "required"}, "tool_choice", "tools are not given")
+        self.refused({**required, "tools": []}, "tool_choice", "tools are not given")
+        self.refused({**required, "tool_choice": function("other")}, "tool_choice", '"other", which is none of the tools')
+        self.refused({**required, "response_format": {"type": "json_object"}}, "tool_choice", "together with response_format")
+        self.refused({**required, "allowed_token_ids": [1]}, "tool_choice", "together with allowed_token_ids")
+        strict = function("f", strict=True, parameters={"type": "object", "properties": {"a": {"not": {}}}})
+        for fields in ({"tools": [strict]}, {"tools": [strict], "tool_choice": "required"}):
+            self.refused(fields, "tools", 'The parameters of f: The schema keyword "not" is not')
+        self.refused({"tools": [strict], "guided_regex": "a"}, "tools", "strict is not supported together with guided_regex")
+        self.refused({**required, "tools": [function("f", parameters="{}")]}, "tools", "must be an object")
+        for fields in ({"tools": [strict], "tool_choice": "none"}, {"tools": [function("f", parameters={"not": {}})]}):
+            self.ask([user("Hello!")], max_tokens=1, **fields)
+
+
 class Families(unittest.TestCase):
     def serve(self, family):
         server = Server("--chat-template", family)
@@ -221,6 +371,9 @@ class Families(unittest.TestCase):
         self.assertEqual(answer["choices"][0]["message"]["content"], "Hello! How can I help you today?")
         self.assertEqual(answer["usage"]["prompt_tokens"], 12)  # with "<think>\n"
         self.assertEqual(answer["usage"]["completion_tokens_details"], {"reasoning_tokens": 6})
+        _, answer = server.chat("Hello!", tools=[ADD], tool_choice="required", max_tokens=400)
+        self.assertEqual(answer["choices"][0]["finish_reason"], "tool_calls")
+        self.assertEqual(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "add")
         status, answer = server.chat("Hello!", enable_thinking=False)
         self.assertEqual((status, answer["error"]["param"]), (400, "enable_thinking"))
 
@@ -231,8 +384,14 @@ class Families(unittest.TestCase):
         self.assertTrue(message["content"].startswith("<think>"))  # the demo model does not know that it should not
 
     def test_a_coder(self):
-        status, answer = self.serve("coder").chat(TWO_CITIES, tools=[WEATHER], max_tokens=60)
+        server = self.serve("coder")
+        status, answer = server.chat(TWO_CITIES, tools=[WEATHER], max_tokens=60)
         self.assertEqual(status, 200)
+        for fields, param in (({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
+                              ({"tools": [function("f", strict=True)]}, "tools")):
+            status, refusal = server.chat(TWO_CITIES, **fields)
+            self.assertEqual((status, refusal["error"]["param"]), (400, param))
+            self.assertIn("whose calls are XML", refusal["error"]["message"])
         self.assertGreater(answer["usage"]["prompt_tokens"], 300)
 
     def test_another_template_is_refused(self):

@@ -73,11 +73,12 @@ class Errors(ServerTest):
             self.refused(400, CHAT, {"messages": HELLO, "chat_template_kwargs": kwargs}, param=param)
 
     def test_what_is_not_served_is_refused(self):
-        for field, value in (("best_of", 3), ("guided_grammar", "root ::= x"),
-                             ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-                             ("suffix", "end")):
+        for field, value in (("best_of", 3), ("guided_grammar", "root ::= x"), ("suffix", "end")):
             for path, body in ((CHAT, {"messages": HELLO}), (PLAIN, {"prompt": "Hi"})):
                 self.refused(400, path, {**body, field: value}, f"{field} is not supported", param=field)
+        for value in ("required", {"type": "function", "function": {"name": "f"}}):
+            self.refused(400, PLAIN, {"prompt": "Hi", "tool_choice": value}, "tool_choice is not supported",
+                         param="tool_choice")
         self.refused(400, CHAT, {"messages": HELLO, "n": 129}, "n must be an integer from 1 to 128, not 129", param="n")
         self.refused(400, PLAIN, {"prompt": ["Hi"] * 65, "n": 2}, "65 prompts with n 2", param="n")
 

@@ -102,6 +102,35 @@ class Sdk(unittest.TestCase):
         self.assertEqual(final.finish_reason, "tool_calls")
         self.assertEqual(final.message.tool_calls[0].function.arguments, call.function.arguments)
 
+    def test_calls_that_are_guaranteed(self):
+        import pydantic
+
+        class Reading(pydantic.BaseModel):
+            city: typing.Literal["Oslo", "Rome"]
+            degrees: int
+            sky: list[typing.Literal["sunny", "snowy"]] = pydantic.Field(max_length=2)
+
+        tool = openai.pydantic_function_tool(Reading, name="note_weather")
+        self.assertTrue(tool["function"]["strict"])
+        timer = openai.pydantic_function_tool(pydantic.create_model("Timer", minutes=(int, ...)))
+        named = {"type": "function", "function": {"name": "note_weather"}}
+        for choice in ("required", named):
+            for seed in range(3):
+                answer = self.client.chat.completions.parse(
+                    model="demo", messages=[{"role": "user", "content": "Hello!"}], temperature=1.5, seed=seed,
+                    tools=[tool, timer] if choice == named else [tool], tool_choice=choice, max_tokens=800,
+                    parallel_tool_calls=False, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+                self.assertEqual(answer.choices[0].finish_reason, "tool_calls")
+                call, = answer.choices[0].message.tool_calls
+                self.assertIsInstance(call.function.parsed_arguments, Reading)
+        with self.client.chat.completions.stream(
+                model="demo", messages=[{"role": "user", "content": "Hello!"}], temperature=0, tools=[tool],
+                tool_choice="required", parallel_tool_calls=False) as stream:
+            kinds = [event.type for event in stream]
+            call, = stream.get_final_completion().choices[0].message.tool_calls
+        self.assertGreater(kinds.count("tool_calls.function.arguments.delta"), 3)
+        self.assertIsInstance(call.function.parsed_arguments, Reading)
+
     def test_models(self):
         self.assertEqual([model.id for model in self.client.models.list()], ["demo"])
         self.assertEqual(self.client.models.retrieve("demo").id, "demo")

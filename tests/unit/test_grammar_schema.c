@@ -239,6 +239,29 @@ static void test_expressions_and_choices(void **state) {
     assert_languages(*state, GRAMMAR_CHOICE, choices, 1);
 }
 
+#define CALL(name, arguments) "\n{'name': '" name "', 'arguments': " arguments "}\n"
+
+static void test_calls(void **state) {
+    static const struct language languages[] = {
+        {"[{'name':'f','parameters':{'properties':{'a':{'type':'integer'}},'required':['a']}},"
+         "{'name':'\303\251\\\\','parameters':{'additionalProperties':false}}]",
+         {CALL("f", "{'a':1}"), CALL("f", "{'a': -12}"), CALL("\303\251\\\\", "{}")},
+         {"{'name': 'f', 'arguments': {'a':1}}", CALL("f", "{}"), CALL("f", "{'a':1"), CALL("\303\251\\\\", "{'a':1}"),
+          CALL("g", "{'a':1}"), "\n{'name':'f', 'arguments': {'a':1}}\n", "\n{'name': 'f'}\n",
+          CALL("f", "{'a':1}") CALL("f", "{'a':1}"), "\n{'arguments': {}, 'name': '\303\251\\\\'}\n"}},
+        // Arguments are an object, whatever the schema leaves open.
+        {"[{'name':'f','parameters':true},{'name':'g','parameters':{'anyOf':[{'type':'string'},{'required':['a']}]}}]",
+         {CALL("f", "{}"), CALL("f", "{'a':[{'b':1}]}"), CALL("g", "{'a':'x'}")},
+         {CALL("f", "[]"), CALL("f", "'x'"), CALL("f", "null"), CALL("g", "'x'"), CALL("g", "{}")}},
+        // $ref starts at the schema of its own tool.
+        {"[{'name':'f','parameters':{'$ref':'#/$defs/x','$defs':{'x':{'properties':{'a':{'$ref':'#/$defs/x'}}}}}},"
+         "{'name':'g','parameters':{'properties':{'b':{'$ref':'#/$defs/x'}},'$defs':{'x':{'type':'null'}}}}]",
+         {CALL("f", "{}"), CALL("f", "{'a':{'a':{}}}"), CALL("g", "{'b':null}")},
+         {CALL("f", "{'a':null}"), CALL("g", "{'b':{}}"), CALL("g", "{'a':{}}")}},
+    };
+    assert_languages(*state, GRAMMAR_TOOL_CALL, languages, sizeof languages / sizeof *languages);
+}
+
 /* Every integer near the bounds, for ranges within and across signs and lengths. */
 static void test_integer_ranges_are_exact(void **state) {
     struct grammar_fixture *fixture = *state;
@@ -328,6 +351,15 @@ static void test_refusals_name_what_is_wrong(void **state) {
         {GRAMMAR_CHOICE, "[]", "array of one or more strings"},
         {GRAMMAR_CHOICE, "['a',1]", "array of one or more strings"},
         {GRAMMAR_CHOICE, "['']", "none of them empty"},
+        {GRAMMAR_TOOL_CALL, "[]", "array of tools"},
+        {GRAMMAR_TOOL_CALL, "{'name':'f','parameters':true}", "array of tools"},
+        {GRAMMAR_TOOL_CALL, "[{'name':'f'}]", "name, which is a string, and parameters"},
+        {GRAMMAR_TOOL_CALL, "[{'parameters':true}]", "name, which is a string, and parameters"},
+        {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':true},{'name':'g','parameters':{'not':{}}}]",
+         "The parameters of g: The schema keyword \"not\""},
+        {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':1}]", "must be an object"},
+        {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':{'type':'string'}}]", "Nothing fits"},
+        {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':{'$ref':'#/$defs/x'}}]", "leads to no schema"},
     };
     struct grammar_fixture *fixture = *state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -396,6 +428,7 @@ int main(void) {
         cmocka_unit_test(test_numbers_and_literals),
         cmocka_unit_test(test_combinations),
         cmocka_unit_test(test_expressions_and_choices),
+        cmocka_unit_test(test_calls),
         cmocka_unit_test(test_integer_ranges_are_exact),
         cmocka_unit_test(test_refusals_name_what_is_wrong),
         cmocka_unit_test(test_nul_and_long_texts_are_refused),

@@ -156,7 +156,6 @@ static void test_refusals(void **state) {
     refuse(OPENAI_CHAT, "{\"n\": 129}", "n", "not 129");
     refuse(OPENAI_COMPLETIONS, "{\"prompt\": [\"a\", \"b\", \"c\"], \"n\": 43}", "n", "3 prompts with n 43 make more");
     refuse(OPENAI_CHAT, "{\"best_of\": 2}", "best_of", "best_of is not supported beyond 1, not 2");
-    refuse(OPENAI_CHAT, "{\"tool_choice\": \"required\"}", "tool_choice", "beyond \"auto\" or \"none\"");
     refuse(OPENAI_CHAT, "{\"guided_grammar\": \"x\"}", "guided_grammar", "must be left out");
     refuse(OPENAI_CHAT, "{\"stream_options\": {}}", "stream_options", "only with stream true");
     refuse(OPENAI_CHAT, "[1]", "", "not an array");
@@ -305,9 +304,44 @@ static void test_reasoning_and_tools(void **state) {
     refuse(OPENAI_CHAT, "{\"reasoning_effort\": \"most\"}", "reasoning_effort",
            "none, minimal, low, medium, high or xhigh");
     refuse(OPENAI_CHAT, "{\"reasoning_effort\": 1}", "reasoning_effort", "not 1");
-    refuse(OPENAI_CHAT, "{\"tool_choice\": {\"type\": \"function\"}}", "tool_choice", "beyond \"auto\" or \"none\"");
-    refuse(OPENAI_CHAT, "{\"tool_choice\": \"any\"}", "tool_choice", "must be \"auto\" or \"none\"");
+    static const char *const no_choices[] = {"\"any\"",
+                                             "1",
+                                             "[\"auto\"]",
+                                             "{}",
+                                             "{\"type\": \"function\"}",
+                                             "{\"type\": \"function\", \"function\": {}}",
+                                             "{\"type\": \"function\", \"function\": {\"name\": 1}}",
+                                             "{\"type\": \"custom\", \"function\": {\"name\": \"f\"}}",
+                                             "{\"type\": \"function\", \"name\": \"f\"}"};
+    for (size_t i = 0; i < sizeof no_choices / sizeof *no_choices; ++i) {
+        char body[128];
+        snprintf(body, sizeof body, "{\"tool_choice\": %s}", no_choices[i]);
+        refuse(OPENAI_CHAT, body, "tool_choice", "must be \"auto\", \"none\", \"required\" or {");
+    }
     refuse(OPENAI_CHAT, "{\"parallel_tool_calls\": 1}", "parallel_tool_calls", "true or false");
+}
+
+static void test_a_choice_of_tool(void **state) {
+    (void)state;
+    static const struct {
+        const char *body, *name;
+        bool needs_call;
+    } rows[] = {
+        {"{\"tool_choice\": \"auto\"}", NULL, false},
+        {"{\"tool_choice\": null}", NULL, false},
+        {"{\"tool_choice\": \"none\"}", NULL, false},
+        {"{\"tool_choice\": \"required\"}", NULL, true},
+        {"{\"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"a\\u0062\"}}}", "ab", true},
+        {"{\"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"f\"}}, \"tool_choice\": \"auto\"}",
+         NULL, false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        struct openai_request request = accept(OPENAI_CHAT, rows[i].body);
+        assert_int_equal(request.needs_call, rows[i].needs_call);
+        assert_int_equal(request.named_tool != NULL, rows[i].name != NULL);
+        if (rows[i].name != NULL) assert_string_equal(request.named_tool, rows[i].name);
+        openai_request_finish(&request);
+    }
 }
 
 static void test_tiny_temperature_is_greedy(void **state) {
@@ -352,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_adjustments),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_reasoning_and_tools),
+        cmocka_unit_test(test_a_choice_of_tool),
         cmocka_unit_test(test_tiny_temperature_is_greedy),
         cmocka_unit_test(test_error_bodies),
     };
