@@ -1,8 +1,8 @@
 #include "server/chat_family.h"
 
 #include "server/json_text.h"
+#include "server/text_file.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,19 +37,6 @@ bool chat_family_recognise(const char *template, enum chat_family *family) {
     return true;
 }
 
-static bool read_file(const char *path, struct string_builder *text, struct error *err) {
-    FILE *file = fopen(path, "re");
-    if (file == NULL) return fail(err, ERR_IO, "%s: %s", path, strerror(errno));
-    char buffer[4096];
-    text->max_length = MAX_FILE_BYTES;
-    string_builder_append_text(text, "");
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, file)) > 0;) string_builder_append(text, buffer, n);
-    bool failed = ferror(file) != 0;
-    fclose(file);
-    if (failed) return fail(err, ERR_IO, "%s: cannot be read", path);
-    return string_builder_check(text, path, err);
-}
-
 /* The template in a tokenizer_config.json: a text, or of several the one named default. False: there is none. */
 static bool find_template(struct json_text config, struct json_text *template) {
     struct json_text entry, name;
@@ -76,17 +63,17 @@ static bool recognise(const char *path, const char *template, enum chat_family *
 }
 
 static bool recognise_template(const char *path, enum chat_family *family, struct error *err) {
-    struct string_builder text = {0};
-    bool ok = read_file(path, &text, err) && recognise(path, text.data, family, err);
+    struct string_builder text = {.max_length = MAX_FILE_BYTES};
+    bool ok = text_file_read(path, &text, err) && recognise(path, text.data, family, err);
     string_builder_finish(&text);
     return ok;
 }
 
 static bool recognise_config(const char *path, enum chat_family *family, struct error *err) {
-    struct string_builder text = {0}, decoded = {0};
+    struct string_builder text = {.max_length = MAX_FILE_BYTES}, decoded = {0};
     struct json_text config, template;
     struct error fault;
-    bool ok = read_file(path, &text, err);
+    bool ok = text_file_read(path, &text, err);
     if (ok && !json_text_check(text.data, text.length, &config, &fault)) {
         ok = fail(err, ERR_INVALID, "%s: %s", path, fault.message);
     } else if (ok && find_template(config, &template)) {

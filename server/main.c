@@ -44,7 +44,7 @@ static bool run_bench(const struct config *config, struct log *log, struct error
 /* Signals first: to look for GPUs starts threads of the driver, and a signal ends the process when it meets one thread
  * that does not block it. */
 static bool run_serve(const struct config *config, struct log *log, struct error *err) {
-    struct signals *signals = signals_create(err);
+    struct signals *signals = signals_create(config->api_key_file[0] != '\0', err);
     if (signals == NULL) return false;
     const struct backend_ops *ops = choose_backend(config, err);
     const struct serve_options options = {.config = config, .ops = ops, .signals = signals, .log = log};

@@ -112,6 +112,9 @@ void openai_respond_error(struct server *server, struct http_request *request, c
         response.headers[n_headers++] = (struct http_header){"Retry-After", error->retry_after};
     }
     if (error->allow != NULL) response.headers[n_headers++] = (struct http_header){"Allow", error->allow};
+    if (error->challenge != NULL) {
+        response.headers[n_headers++] = (struct http_header){"WWW-Authenticate", error->challenge};
+    }
     struct string_builder body = {0};
     openai_write_error(&body, error);
     http_respond(request, &response, &body);

@@ -17,6 +17,7 @@ struct openai_error {
     const char *message;     // UTF-8
     const char *retry_after; // seconds; NULL: no such header
     const char *allow;       // methods; NULL: no such header
+    const char *challenge;   // of WWW-Authenticate; NULL: no such header
 };
 
 /* The one switch from error_code to HTTP. param and message stay borrowed from err. */

@@ -1,5 +1,6 @@
 #include "server/routes.h"
 
+#include "server/api_keys.h"
 #include "server/endpoints.h"
 #include "server/http.h"
 #include "server/openai.h"
@@ -73,8 +74,38 @@ static void refuse_type(struct server *server, struct http_request *http, const 
             .status = 415, .type = "invalid_request_error", .code = "unsupported_media_type", .message = message});
 }
 
+/* Bearer is OpenAI's way, x-api-key Anthropic's. */
+static const char *shown_key(const struct http_request *http) {
+    static const char scheme[] = "Bearer ";
+    const char *authorization = http_header(http, "Authorization");
+    if (authorization == NULL) return http_header(http, "x-api-key");
+    if (strncasecmp(authorization, scheme, sizeof scheme - 1) != 0) return NULL;
+    return authorization + sizeof scheme - 1;
+}
+
+static bool check_key(struct server *server, struct http_request *http) {
+    static const char *const open[] = {"/health", "/metrics"}; // what watches the server has no key
+    if (server->api_keys == NULL) return true;
+    for (size_t i = 0; i < sizeof open / sizeof *open; ++i) {
+        if (strcmp(open[i], http_path(http)) == 0) return true;
+    }
+    const char *key = shown_key(http);
+    if (key != NULL && api_keys_hold(server->api_keys, key)) return true;
+    openai_respond_error(
+        server, http,
+        &(struct openai_error){.status = 401,
+                               .type = "invalid_request_error",
+                               .code = "invalid_api_key",
+                               .challenge = "Bearer",
+                               .message = key != NULL
+                                              ? "the API key is not one of this server's"
+                                              : "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY"});
+    return false;
+}
+
 void routes_handle(struct http_request *http, void *user) {
     struct server *server = user;
+    if (!check_key(server, http)) return;
     const struct route *route = NULL, *other = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes && route == NULL; ++i) {
         if (!path_matches(&routes[i], http_path(http))) continue;

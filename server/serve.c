@@ -4,12 +4,14 @@
 #include "engine/grammar_cache.h"
 #include "engine/token_trie.h"
 #include "engine/tokenizer.h"
+#include "server/api_keys.h"
 #include "server/engine_setup.h"
 #include "server/http.h"
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/signals.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -62,6 +64,7 @@ static bool find_family(const struct config *config, enum chat_family *family, s
 struct serving {
     struct server server;
     char *model_name; // owned, as all here
+    struct api_keys *api_keys;
     struct http *http;
     struct tokenizer *tokenizer;
     struct engine *engine;
@@ -92,6 +95,11 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     serving->model_name = model_name(config);
     if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
     server_init(&serving->server, serving->model_name, log);
+    if (config->api_key[0] != '\0' || config->api_key_file[0] != '\0') {
+        serving->api_keys = api_keys_create(config->api_key, config->api_key_file, err);
+        if (serving->api_keys == NULL) return false;
+        serving->server.api_keys = serving->api_keys;
+    }
     allow_descriptors(config->max_connections, log);
     const struct http_options options = {
         .host = config->host,
@@ -136,7 +144,18 @@ static void finish(struct serving *serving) {
     grammar_cache_destroy(serving->grammars);
     token_trie_destroy(serving->trie);
     tokenizer_destroy(serving->tokenizer);
+    api_keys_destroy(serving->api_keys);
     free(serving->model_name);
+}
+
+/* A file that is wrong now must not lock everyone out: the keys of before stay. */
+static void reload_keys(struct api_keys *keys, struct log *log) {
+    struct error err;
+    if (api_keys_reload(keys, &err)) {
+        log_message(log, LOG_INFO, "read the API keys again, there are %d", (int)api_keys_count(keys));
+    } else {
+        log_message(log, LOG_ERROR, "the API keys stay as they were: %s", err.message);
+    }
 }
 
 bool serve(const struct serve_options *options, struct error *err) {
@@ -144,7 +163,8 @@ bool serve(const struct serve_options *options, struct error *err) {
     bool started = start(&serving, options, err);
     if (started) {
         int32_t timeout_s = (int32_t)options->config->shutdown_timeout_s;
-        int number = signals_wait(options->signals);
+        int number;
+        while ((number = signals_wait(options->signals)) == SIGHUP) reload_keys(serving.api_keys, options->log);
         log_message(options->log, LOG_INFO, "%s: no new requests, running ones may finish within %d s",
                     strsignal(number), timeout_s);
         stop(&serving, timeout_s * 1000, options->log);

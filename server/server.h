@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct api_keys;
 struct grammar_cache;
 struct token_trie;
 
@@ -23,6 +24,7 @@ struct server {
     _Atomic enum server_state state;
     const char *model_name; // borrowed, as the rest
     struct log *log;
+    struct api_keys *api_keys;      // NULL: everyone may ask
     struct engine *engine;          // NULL while loading
     struct tokenizer *tokenizer;    // NULL while loading
     struct token_trie *trie;        // set before server_ready, as what follows

@@ -13,7 +13,8 @@ struct signals {
     pthread_mutex_t lock;
     pthread_cond_t came;
     bool waiting; // signals_wait was called
-    int first;    // 0: none yet
+    bool hung_up; // since signals_wait last told
+    int first;    // to end; 0: none yet
 };
 
 enum { STATUS_INTERRUPTED = 130 }; // 128 + SIGINT, as shells have it
@@ -24,16 +25,20 @@ static void *run(void *user) {
         int number;
         if (sigwait(&signals->set, &number) != 0) continue;
         pthread_mutex_lock(&signals->lock);
-        if (!signals->waiting) _exit(0);
-        if (signals->first != 0) _exit(STATUS_INTERRUPTED);
-        signals->first = number;
+        if (number == SIGHUP) {
+            signals->hung_up = true;
+        } else {
+            if (!signals->waiting) _exit(0);
+            if (signals->first != 0) _exit(STATUS_INTERRUPTED);
+            signals->first = number;
+        }
         pthread_cond_signal(&signals->came);
         pthread_mutex_unlock(&signals->lock);
     }
     return NULL;
 }
 
-struct signals *signals_create(struct error *err) {
+struct signals *signals_create(bool with_hangup, struct error *err) {
     struct signals *signals = calloc(1, sizeof *signals);
     if (signals == NULL) {
         fail(err, ERR_MEMORY, "no memory to wait for signals");
@@ -44,6 +49,7 @@ struct signals *signals_create(struct error *err) {
     sigemptyset(&signals->set);
     sigaddset(&signals->set, SIGTERM);
     sigaddset(&signals->set, SIGINT);
+    if (with_hangup) sigaddset(&signals->set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals->set, NULL);
     int code = pthread_create(&signals->thread, NULL, run, signals);
     if (code == 0) return signals;
@@ -66,8 +72,9 @@ void signals_destroy(struct signals *signals) {
 int signals_wait(struct signals *signals) {
     pthread_mutex_lock(&signals->lock);
     signals->waiting = true;
-    while (signals->first == 0) pthread_cond_wait(&signals->came, &signals->lock);
-    int number = signals->first;
+    while (signals->first == 0 && !signals->hung_up) pthread_cond_wait(&signals->came, &signals->lock);
+    int number = signals->first != 0 ? signals->first : SIGHUP;
+    signals->hung_up = false;
     pthread_mutex_unlock(&signals->lock);
     return number;
 }

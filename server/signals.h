@@ -1,7 +1,8 @@
-/* SIGTERM and SIGINT, taken by one thread so that they interrupt nothing.
+/* SIGTERM and SIGINT, and SIGHUP where it is wanted, taken by one thread so that they interrupt nothing.
  *
- * Before signals_wait is called the first one ends the process at once with status 0: there is nothing to finish yet.
- * After it returned, the next one ends the process at once with status 130. */
+ * Before signals_wait is called the first one to end ends the process at once with status 0: there is nothing to finish
+ * yet. After it was returned, the next one ends the process at once with status 130. A SIGHUP is kept until it is
+ * waited for; where it is not wanted it does what it does to any program. */
 #ifndef QUERN_SERVER_SIGNALS_H
 #define QUERN_SERVER_SIGNALS_H
 
@@ -9,12 +10,12 @@
 
 struct signals;
 
-/* Blocks both signals in the calling thread, and so in all threads it starts later: call it first. */
-struct signals *signals_create(struct error *err);
+/* Blocks the signals in the calling thread, and so in all threads it starts later: call it first. */
+struct signals *signals_create(bool with_hangup, struct error *err);
 /* Takes NULL. */
 void signals_destroy(struct signals *signals);
 
-/* Returns the number of the signal that came. */
+/* Returns the number of the signal that came: a SIGHUP, or the first one to end. */
 int signals_wait(struct signals *signals);
 
 #endif
