@@ -1,6 +1,7 @@
 #include "server/http.h"
 
 #include "engine/engine.h"
+#include "server/cors.h"
 #include "server/http_listen.h"
 #include "server/http_watch.h"
 
@@ -133,6 +134,15 @@ const char *http_header(const struct http_request *request, const char *name) {
     return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
 }
 
+static const char *allowed_origin(const struct http_request *request) {
+    const char *list = request->http->options.cors_origins;
+    return list != NULL ? cors_allow(list, http_header(request, MHD_HTTP_HEADER_ORIGIN)) : NULL;
+}
+
+bool http_origin_allowed(const struct http_request *request) {
+    return http_header(request, MHD_HTTP_HEADER_ORIGIN) != NULL && allowed_origin(request) != NULL;
+}
+
 bool http_closing(const struct http_request *request) {
     return atomic_load(&request->http->closing);
 }
@@ -168,11 +178,22 @@ static void add_request_id(const struct http_request *request, struct MHD_Respon
     MHD_add_response_header(made, name, id);
 }
 
+static void add_origin(const struct http_request *request, struct MHD_Response *made) {
+    const char *list = request->http->options.cors_origins, *allowed = allowed_origin(request);
+    // A cache must not give the answer for one origin to another.
+    if (list != NULL && *list != '\0' && strcmp(list, "*") != 0)
+        MHD_add_response_header(made, MHD_HTTP_HEADER_VARY, MHD_HTTP_HEADER_ORIGIN);
+    if (allowed == NULL) return;
+    MHD_add_response_header(made, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    MHD_add_response_header(made, MHD_HTTP_HEADER_ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Retry-After");
+}
+
 static void set_response(struct http_request *request, const struct http_response *response,
                          struct MHD_Response *made) {
     assert(request->response == NULL);
     if (made == NULL) return; // out of memory: the connection is closed without an answer
     add_request_id(request, made);
+    add_origin(request, made);
     if (response->content_type != NULL)
         MHD_add_response_header(made, MHD_HTTP_HEADER_CONTENT_TYPE, response->content_type);
     for (int i = 0; i < HTTP_MAX_HEADERS; ++i) {

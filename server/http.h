@@ -5,8 +5,8 @@
  * each wake calls `advance` until it responds or begins a stream, then `read` until the stream ends. While there is
  * nothing to do its connection is suspended. A client that leaves ends the request at once: `finish` is always the last
  * call. Callbacks of one request never overlap. Every answer carries X-Request-Id: the client's, when that is 1 to
- * HTTP_MAX_REQUEST_ID printable characters without spaces, otherwise a new one. Nothing outside http.c knows
- * libmicrohttpd. */
+ * HTTP_MAX_REQUEST_ID printable characters without spaces, otherwise a new one; and what cors_origins has to say of its
+ * Origin. Nothing outside http.c knows libmicrohttpd. */
 #ifndef QUERN_SERVER_HTTP_H
 #define QUERN_SERVER_HTTP_H
 
@@ -31,6 +31,7 @@ struct http_options {
     int32_t n_threads;
     int32_t max_connections;
     size_t max_body_bytes;
+    const char *cors_origins; // a list of server/cors.h, borrowed; NULL: none
     void (*handle)(struct http_request *request, void *user);
     void *user;
     struct log *log; // borrowed
@@ -55,6 +56,8 @@ bool http_wait_idle(struct http *http, int32_t timeout_ms);
 const char *http_method(const struct http_request *request);
 const char *http_path(const struct http_request *request);                     // decoded, without the query
 const char *http_header(const struct http_request *request, const char *name); // NULL when absent
+/* The request comes from a page of one of cors_origins. */
+bool http_origin_allowed(const struct http_request *request);
 /* The whole body; NULL when it was over max_body_bytes (ERR_TOO_LARGE) or memory ran out. */
 const char *http_body(const struct http_request *request, size_t *length, struct error *err);
 bool http_closing(const struct http_request *request);
@@ -64,7 +67,7 @@ struct http_header {
     const char *value;
 };
 
-enum { HTTP_MAX_HEADERS = 2, HTTP_MAX_REQUEST_ID = 128 };
+enum { HTTP_MAX_HEADERS = 3, HTTP_MAX_REQUEST_ID = 128 };
 
 struct http_response {
     int status;

@@ -103,9 +103,27 @@ static bool check_key(struct server *server, struct http_request *http) {
     return false;
 }
 
+/* What a browser asks before the request itself, and without its key: may a page send it? */
+static bool answer_preflight(struct http_request *http) {
+    if (strcmp(http_method(http), "OPTIONS") != 0 || http_header(http, "Access-Control-Request-Method") == NULL ||
+        !http_origin_allowed(http))
+        return false;
+    const char *headers = http_header(http, "Access-Control-Request-Headers");
+    struct string_builder empty = {0};
+    http_respond(http,
+                 &(struct http_response){
+                     .status = 204,
+                     .headers = {{"Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE"},
+                                 {"Access-Control-Max-Age", "600"},
+                                 {headers != NULL ? "Access-Control-Allow-Headers" : NULL, headers}},
+                 },
+                 &empty);
+    return true;
+}
+
 void routes_handle(struct http_request *http, void *user) {
     struct server *server = user;
-    if (!check_key(server, http)) return;
+    if (answer_preflight(http) || !check_key(server, http)) return;
     const struct route *route = NULL, *other = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes && route == NULL; ++i) {
         if (!path_matches(&routes[i], http_path(http))) continue;

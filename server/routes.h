@@ -1,4 +1,5 @@
-/* Which function answers which method and path; 401 first, 405 before 404, 415 and 503 before the endpoint. */
+/* Which function answers which method and path: a browser's preflight and 401 first, 405 before 404, 415 and 503 before
+ * the endpoint. */
 #ifndef QUERN_SERVER_ROUTES_H
 #define QUERN_SERVER_ROUTES_H
 

@@ -5,6 +5,7 @@
 #include "engine/token_trie.h"
 #include "engine/tokenizer.h"
 #include "server/api_keys.h"
+#include "server/cors.h"
 #include "server/engine_setup.h"
 #include "server/http.h"
 #include "server/routes.h"
@@ -100,6 +101,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
         if (serving->api_keys == NULL) return false;
         serving->server.api_keys = serving->api_keys;
     }
+    if (!cors_check(config->cors_origin, err)) return false;
     allow_descriptors(config->max_connections, log);
     const struct http_options options = {
         .host = config->host,
@@ -107,6 +109,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
         .n_threads = config->http_threads,
         .max_connections = config->max_connections,
         .max_body_bytes = config->max_body_bytes,
+        .cors_origins = config->cors_origin,
         .handle = routes_handle,
         .user = &serving->server,
         .log = log,

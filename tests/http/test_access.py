@@ -1,4 +1,4 @@
-"""Who may ask: API keys."""
+"""Who may ask: API keys, and pages of other origins."""
 import json
 import os
 import signal
@@ -102,6 +102,79 @@ class ApiKeyFile(unittest.TestCase):
             done = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True, timeout=30 * PATIENCE)
             self.assertEqual(done.returncode, 1)
             self.assertIn(part, done.stderr)
+
+
+class Origins(ServerTest):
+    arguments = ("--cors-origin", "https://chat.example.org,http://localhost:3000", "--api-key", "k")
+
+    def preflight(self, origin, server=None, path=PLAIN, **headers):
+        server = server or self.server
+        wanted = {"Origin": origin, "Access-Control-Request-Method": "POST",
+                  "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os", **headers}
+        return server.call("OPTIONS", path, headers={key: value for key, value in wanted.items() if value is not None})
+
+    def test_preflight(self):
+        for origin in ("https://chat.example.org", "http://localhost:3000"):
+            for path in (PLAIN, "/v1/models", "/health", "/nonsense"):
+                status, headers, body = self.preflight(origin, path=path)
+                self.assertEqual((status, body), (204, b""))
+                self.assertEqual(headers["Access-Control-Allow-Origin"], origin)
+                self.assertEqual(headers["Access-Control-Allow-Headers"], "authorization,content-type,x-stainless-os")
+                self.assertIn("POST", headers["Access-Control-Allow-Methods"])
+                self.assertGreater(int(headers["Access-Control-Max-Age"]), 0)
+                self.assertEqual(headers["Vary"], "Origin")
+        _, headers, _ = self.preflight("http://localhost:3000", **{"Access-Control-Request-Headers": None})
+        self.assertNotIn("Access-Control-Allow-Headers", headers)
+
+    def test_other_origins(self):
+        for origin in ("https://evil.example.org", "http://chat.example.org", "https://chat.example.org:8443", "null", "*",
+                       "https://chat.example.org,http://localhost:3000", "https://chat.example.orga", "https://chat", ""):
+            status, headers, _ = self.preflight(origin)
+            self.assertEqual(status, 401, origin)
+            self.assertNotIn("Access-Control-Allow-Origin", headers)
+            status, headers, _ = self.server.call("GET", "/v1/models", headers={**bearer("k"), "Origin": origin})
+            self.assertEqual((status, headers["Vary"]), (200, "Origin"))
+            self.assertNotIn("Access-Control-Allow-Origin", headers)
+
+    def test_each_answer_may_be_read(self):
+        origin = {"Origin": "http://localhost:3000"}
+        json_type = {"Content-Type": "application/json", **bearer("k")}
+        for method, path, body, headers, wanted in (
+                ("GET", "/v1/models", None, bearer("k"), 200), ("GET", "/v1/models", None, {}, 401),
+                ("GET", "/nonsense", None, bearer("k"), 404), ("POST", PLAIN, "{", json_type, 400),
+                ("POST", PLAIN, {"prompt": "Hi", "max_tokens": 2}, json_type, 200),
+                ("POST", PLAIN, {"prompt": "Hi", "max_tokens": 2, "stream": True}, json_type, 200)):
+            status, answer_headers, _ = self.server.call(method, path, body, {**headers, **origin})
+            self.assertEqual(status, wanted)
+            self.assertEqual(answer_headers["Access-Control-Allow-Origin"], origin["Origin"])
+            self.assertIn("X-Request-Id", answer_headers["Access-Control-Expose-Headers"])
+
+    def test_all_origins(self):
+        server = Server("--cors-origin", "*")
+        self.addCleanup(server.stop)
+        status, headers, _ = self.preflight("https://any.example", server)
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (204, "*"))
+        self.assertNotIn("Vary", headers)
+        _, headers, _ = server.call("GET", "/v1/models", headers={"Origin": "https://any.example"})
+        self.assertEqual(headers["Access-Control-Allow-Origin"], "*")
+        for lacking in ("Origin", "Access-Control-Request-Method"):
+            self.assertEqual(self.preflight("https://any.example", server, **{lacking: None})[0], 405)
+
+    def test_without_the_option_nothing_changes(self):
+        server = Server()
+        self.addCleanup(server.stop)
+        for status, headers, _ in (self.preflight("http://localhost:3000", server),
+                                   server.call("GET", "/v1/models", headers={"Origin": "http://localhost:3000"})):
+            self.assertIn(status, (405, 200))
+            self.assertFalse([name for name in headers if name.lower().startswith(("access-control", "vary"))])
+
+    def test_what_no_browser_sends_ends_the_start(self):
+        for origin in ("example.org", "https://", "https://a.org/", "*,https://a.org", "https://*.org",
+                       "https://A.org", "://a.org", "https://a.org, https://b.org"):
+            done = subprocess.run([QUERN, "serve", "--port", "0", "--device", "cpu", "--cors-origin", origin], cwd=ROOT,
+                                  capture_output=True, text=True, timeout=30 * PATIENCE)
+            self.assertEqual(done.returncode, 1, origin)
+            self.assertIn("is no origin", done.stderr)
 
 
 if __name__ == "__main__":
