@@ -30,6 +30,7 @@ struct http {
     struct http_watcher *watcher; // owned
     struct MHD_Daemon *daemon;    // owned
     int quiesced;                 // listening socket after http_stop_accepting, -1
+    const char *unix_path;        // borrowed; to remove; NULL: none
     _Atomic bool stopping;
     _Atomic bool closing;
     pthread_mutex_t lock;
@@ -360,6 +361,20 @@ static void on_log(void *user, const char *format, va_list arguments) {
 
 /* --- the daemon --- */
 
+static int start_listening(struct http *http, struct error *err) {
+    const struct http_options *options = &http->options;
+    if (options->unix_path == NULL) return http_listen(options->host, options->port, http->url, sizeof http->url, err);
+    int listener = http_listen_unix(options->unix_path, err);
+    if (listener >= 0) http->unix_path = options->unix_path;
+    snprintf(http->url, sizeof http->url, "unix:%s", options->unix_path);
+    return listener;
+}
+
+static void remove_unix_path(struct http *http) {
+    if (http->unix_path != NULL) unlink(http->unix_path);
+    http->unix_path = NULL;
+}
+
 struct http *http_create(const struct http_options *options, struct error *err) {
     struct http *http = calloc(1, sizeof *http);
     if (http == NULL) {
@@ -376,8 +391,7 @@ struct http *http_create(const struct http_options *options, struct error *err) 
     pthread_condattr_destroy(&clock);
 
     http->watcher = http_watcher_create(HTTP_QUIET_NS, err);
-    int listener =
-        http->watcher != NULL ? http_listen(options->host, options->port, http->url, sizeof http->url, err) : -1;
+    int listener = http->watcher != NULL ? start_listening(http, err) : -1;
     if (listener < 0) {
         http_destroy(http);
         return NULL;
@@ -407,6 +421,7 @@ const char *http_url(const struct http *http) {
 void http_stop_accepting(struct http *http) {
     atomic_store(&http->stopping, true);
     if (http->quiesced >= 0) return;
+    remove_unix_path(http); // while it is ours: once nobody listens, another server may take its place
     http->quiesced = MHD_quiesce_daemon(http->daemon);
     // Closed only after the daemon's threads have ended; until then the kernel would go on queueing connections.
     if (http->quiesced >= 0) shutdown(http->quiesced, SHUT_RDWR);
@@ -445,6 +460,7 @@ void http_destroy(struct http *http) {
         MHD_stop_daemon(http->daemon);
         if (http->quiesced >= 0) close(http->quiesced);
     }
+    remove_unix_path(http);
     http_watcher_destroy(http->watcher);
     pthread_cond_destroy(&http->idle);
     pthread_mutex_destroy(&http->lock);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { BACKLOG = 1024 }; // cut by net.core.somaxconn
@@ -63,4 +65,42 @@ int http_listen(const char *host, int32_t port, char *url, size_t url_size, stru
     }
     write_url(url, url_size, host, port_of(fd));
     return fd;
+}
+
+/* A server that was killed leaves its socket. */
+static bool remove_stale(const struct sockaddr_un *address, struct error *err) {
+    const char *path = address->sun_path;
+    struct stat status;
+    if (lstat(path, &status) != 0) return true; // none, or bind will say what is wrong
+    if (!S_ISSOCK(status.st_mode)) return fail_param(err, ERR_INVALID, "uds", "%s is there and is no socket", path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return fail_param(err, ERR_IO, "uds", "no socket for %s: %s", path, strerror(errno));
+    // Where someone listens it is done, or EAGAIN when many wait already.
+    int code = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? EADDRINUSE : errno;
+    close(fd);
+    if (code != ECONNREFUSED)
+        return fail_param(err, ERR_IO, "uds", "cannot listen on %s: %s", path,
+                          strerror(code == EAGAIN ? EADDRINUSE : code));
+    if (unlink(path) == 0) return true;
+    return fail_param(err, ERR_IO, "uds", "cannot remove the old socket %s: %s", path, strerror(errno));
+}
+
+int http_listen_unix(const char *path, struct error *err) {
+    enum { MODE = 0660 };
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(path);
+    if (length >= sizeof address.sun_path) {
+        fail_param(err, ERR_INVALID, "uds", "%s is longer than %zu bytes", path, sizeof address.sun_path - 1);
+        return -1;
+    }
+    memcpy(address.sun_path, path, length);
+    if (!remove_stale(&address, err)) return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    // Before bind the mode is what the umask leaves of it, so that at no time others may connect.
+    bool bound = fd >= 0 && fchmod(fd, MODE) == 0 && bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    if (bound && chmod(path, MODE) == 0 && listen(fd, BACKLOG) == 0) return fd;
+    fail_param(err, ERR_IO, "uds", "cannot listen on %s: %s", path, strerror(errno));
+    if (bound) unlink(path);
+    if (fd >= 0) close(fd);
+    return -1;
 }

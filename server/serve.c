@@ -47,12 +47,13 @@ static void allow_descriptors(int32_t n_connections, struct log *log) {
                 (int)n_connections, (unsigned long long)limit.rlim_cur);
 }
 
-static void say_ready(struct log *log, const char *url, const char *name) {
+static void say_ready(struct log *log, const char *url, const struct config *config, const char *name) {
+    bool is_unix = config->uds[0] != '\0';
     log_message(log, LOG_INFO, "ready: %s serves %s", url, name);
     log_message(log, LOG_INFO,
-                "try: curl %s/v1/chat/completions -H 'Content-Type: application/json' "
+                "try: curl %s%s%s/v1/chat/completions -H 'Content-Type: application/json' "
                 "-d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'",
-                url, name);
+                is_unix ? "--unix-socket " : "", is_unix ? config->uds : "", is_unix ? " http://localhost" : url, name);
 }
 
 static bool find_family(const struct config *config, enum chat_family *family, struct log *log, struct error *err) {
@@ -106,6 +107,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     const struct http_options options = {
         .host = config->host,
         .port = config->port,
+        .unix_path = config->uds[0] != '\0' ? config->uds : NULL,
         .n_threads = config->http_threads,
         .max_connections = config->max_connections,
         .max_body_bytes = config->max_body_bytes,
@@ -124,7 +126,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     serving->engine = engine_create(&engine_options, err);
     if (serving->engine == NULL || !prepare_grammars(serving, err)) return false;
     server_ready(&serving->server, serving->engine, serving->tokenizer);
-    say_ready(log, http_url(serving->http), serving->model_name);
+    say_ready(log, http_url(serving->http), config, serving->model_name);
     return true;
 }
 

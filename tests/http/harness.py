@@ -23,13 +23,14 @@ PATIENCE = 10 if SANITIZED else 1
 class Server:
     """quern serve on a free port, with the demo model."""
 
-    def __init__(self, *arguments, wait=True, preload=None):
+    def __init__(self, *arguments, wait=True, preload=None, where=r"http://\S+"):
         self.log = tempfile.TemporaryFile("w+")
         command = [QUERN, "serve", "--port", "0", "--device", DEVICE, "--kv-bytes", "64MiB", *arguments]
         env = {**os.environ, "LD_PRELOAD": preload} if preload else None
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=self.log, stderr=subprocess.STDOUT)
-        self.url = self.wait_for_line(r"listening on (http://\S+),")
-        self.port = int(self.url.rsplit(":", 1)[1])
+        self.url = self.wait_for_line(rf"listening on ({where}),")
+        port = self.url.rsplit(":", 1)[1]
+        self.port = int(port) if port.isdigit() else None  # a Unix socket has none
         if wait:
             self.wait_for_line(r"ready: (\S+)")
 
