@@ -420,6 +420,11 @@ static bool validate(const struct config *config, struct error *err) {
                           "--max-batch-tokens %d is less than --max-seqs %d: each running request needs a token a step",
                           config->max_batch_tokens, config->max_seqs);
     }
+    if ((config->tls_cert[0] == '\0') != (config->tls_key[0] == '\0')) {
+        const char *given = config->tls_cert[0] != '\0' ? "tls-cert" : "tls-key";
+        const char *missing = config->tls_cert[0] != '\0' ? "tls-key" : "tls-cert";
+        return fail_param(err, ERR_INVALID, missing, "--%s is given without --%s: TLS needs both", given, missing);
+    }
     return check_pair(&config->prompt_range, "prompt-range", err) &&
            check_pair(&config->output_range, "output-range", err);
 }

@@ -6,7 +6,6 @@
 #include "server/http_watch.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <microhttpd.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -36,6 +35,8 @@ struct http {
     pthread_mutex_t lock;
     pthread_cond_t idle;
     struct http_request *first; // in flight
+    _Atomic bool started;
+    char complaint[256]; // ": " and the first of libmicrohttpd until started, or ""
 };
 
 struct http_request {
@@ -351,11 +352,15 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
 static void on_log(void *user, const char *format, va_list arguments) __attribute__((format(printf, 2, 0)));
 static void on_log(void *user, const char *format, va_list arguments) {
     struct http *http = user;
-    if (!log_enabled(http->options.log, LOG_DEBUG)) return;
     char line[512];
     int length = vsnprintf(line, sizeof line, format, arguments);
     length = length < (int)sizeof line ? length : (int)sizeof line - 1;
     while (length > 0 && line[length - 1] == '\n') line[--length] = '\0';
+    if (!atomic_load(&http->started)) { // later the lock may be held by the caller
+        pthread_mutex_lock(&http->lock);
+        if (http->complaint[0] == '\0') snprintf(http->complaint, sizeof http->complaint, ": %.250s", line);
+        pthread_mutex_unlock(&http->lock);
+    }
     log_message(http->options.log, LOG_DEBUG, "libmicrohttpd: %s", line);
 }
 
@@ -363,7 +368,13 @@ static void on_log(void *user, const char *format, va_list arguments) {
 
 static int start_listening(struct http *http, struct error *err) {
     const struct http_options *options = &http->options;
-    if (options->unix_path == NULL) return http_listen(options->host, options->port, http->url, sizeof http->url, err);
+    if (options->unix_path == NULL) {
+        char authority[300];
+        int listener = http_listen(options->host, options->port, authority, sizeof authority, err);
+        if (listener >= 0)
+            snprintf(http->url, sizeof http->url, "%s://%s", options->tls_cert != NULL ? "https" : "http", authority);
+        return listener;
+    }
     int listener = http_listen_unix(options->unix_path, err);
     if (listener >= 0) http->unix_path = options->unix_path;
     snprintf(http->url, sizeof http->url, "unix:%s", options->unix_path);
@@ -373,6 +384,38 @@ static int start_listening(struct http *http, struct error *err) {
 static void remove_unix_path(struct http *http) {
     if (http->unix_path != NULL) unlink(http->unix_path);
     http->unix_path = NULL;
+}
+
+/* NULL: it could not start, and complaint may say why. */
+static struct MHD_Daemon *start_daemon(struct http *http, int listener) {
+    const struct http_options *options = &http->options;
+    bool tls = options->tls_cert != NULL;
+    const struct MHD_OptionItem end = {MHD_OPTION_END, 0, NULL};
+    struct MHD_OptionItem tls_options[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, (char *)options->tls_cert},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, (char *)options->tls_key},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
+        end,
+    };
+    if (!tls) tls_options[0] = end;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    // libmicrohttpd calls one thread no pool.
+    unsigned pool = options->n_threads > 1 ? (unsigned)options->n_threads : 0;
+    return MHD_start_daemon(tls ? flags | MHD_USE_TLS : flags, 0, NULL, NULL, on_request, http,
+                            MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET, listener,
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, MHD_OPTION_CONNECTION_LIMIT,
+                            (unsigned)options->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
+                            MHD_OPTION_THREAD_POOL_SIZE, pool, MHD_OPTION_ARRAY, tls_options, MHD_OPTION_END);
+}
+
+static void fail_to_start(const struct http *http, struct error *err) {
+    const struct http_options *options = &http->options;
+    if (options->tls_cert != NULL)
+        fail_param(err, ERR_INVALID, "tls-cert", "TLS cannot start with what --tls-cert and --tls-key name%s",
+                   http->complaint);
+    else
+        fail(err, ERR_IO, "libmicrohttpd cannot start with %d threads and %d connections%s", (int)options->n_threads,
+             (int)options->max_connections, http->complaint);
 }
 
 struct http *http_create(const struct http_options *options, struct error *err) {
@@ -396,21 +439,14 @@ struct http *http_create(const struct http_options *options, struct error *err) 
         http_destroy(http);
         return NULL;
     }
-    // libmicrohttpd calls one thread no pool.
-    unsigned pool = options->n_threads > 1 ? (unsigned)options->n_threads : 0;
-    http->daemon =
-        MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0,
-                         NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, http,
-                         MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
-                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-                         (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_THREAD_POOL_SIZE, pool, MHD_OPTION_END);
+    http->daemon = start_daemon(http, listener);
     if (http->daemon == NULL) {
-        fail(err, ERR_IO, "libmicrohttpd cannot start with %d threads and %d connections: %s", (int)options->n_threads,
-             (int)options->max_connections, strerror(errno));
+        fail_to_start(http, err);
         close(listener);
         http_destroy(http);
         return NULL;
     }
+    atomic_store(&http->started, true);
     return http;
 }
 

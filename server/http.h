@@ -29,6 +29,8 @@ struct http_options {
     const char *host;
     int32_t port;          // 0: any free one
     const char *unix_path; // of a Unix socket, in the place of host and port; borrowed; NULL: none
+    const char *tls_cert;  // PEM, borrowed, as tls_key; NULL: without TLS
+    const char *tls_key;
     int32_t n_threads;
     int32_t max_connections;
     size_t max_body_bytes;
@@ -42,7 +44,8 @@ struct http *http_create(const struct http_options *options, struct error *err);
 /* Ends all requests, then frees. Takes NULL. */
 void http_destroy(struct http *http);
 
-/* "http://127.0.0.1:8000", with a name to connect to where host means every address; "unix:PATH" of a Unix socket. */
+/* "http://127.0.0.1:8000", with a name to connect to where host means every address; "https://…" with TLS; "unix:PATH"
+ * of a Unix socket. */
 const char *http_url(const struct http *http);
 
 /* New connections are refused; open ones are served, and closed after their next answer. */

@@ -35,14 +35,14 @@ static int32_t port_of(int fd) {
     return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
-static void write_url(char *url, size_t size, const char *host, int32_t port) {
+static void write_authority(char *authority, size_t size, const char *host, int32_t port) {
     if (strcmp(host, "0.0.0.0") == 0) host = "127.0.0.1";
     if (strcmp(host, "::") == 0) host = "::1";
     bool bare_v6 = strchr(host, ':') != NULL;
-    snprintf(url, size, bare_v6 ? "http://[%s]:%d" : "http://%s:%d", host, (int)port);
+    snprintf(authority, size, bare_v6 ? "[%s]:%d" : "%s:%d", host, (int)port);
 }
 
-int http_listen(const char *host, int32_t port, char *url, size_t url_size, struct error *err) {
+int http_listen(const char *host, int32_t port, char *authority, size_t size, struct error *err) {
     char service[16];
     snprintf(service, sizeof service, "%d", (int)port);
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
@@ -63,7 +63,7 @@ int http_listen(const char *host, int32_t port, char *url, size_t url_size, stru
                    (int)port, strerror(code));
         return -1;
     }
-    write_url(url, url_size, host, port_of(fd));
+    write_authority(authority, size, host, port_of(fd));
     return fd;
 }
 

@@ -11,6 +11,7 @@
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/signals.h"
+#include "server/text_file.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -49,11 +50,12 @@ static void allow_descriptors(int32_t n_connections, struct log *log) {
 
 static void say_ready(struct log *log, const char *url, const struct config *config, const char *name) {
     bool is_unix = config->uds[0] != '\0';
+    const char *host = config->tls_cert[0] != '\0' ? " https://localhost" : " http://localhost";
     log_message(log, LOG_INFO, "ready: %s serves %s", url, name);
     log_message(log, LOG_INFO,
                 "try: curl %s%s%s/v1/chat/completions -H 'Content-Type: application/json' "
                 "-d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'",
-                is_unix ? "--unix-socket " : "", is_unix ? config->uds : "", is_unix ? " http://localhost" : url, name);
+                is_unix ? "--unix-socket " : "", is_unix ? config->uds : "", is_unix ? host : url, name);
 }
 
 static bool find_family(const struct config *config, enum chat_family *family, struct log *log, struct error *err) {
@@ -67,6 +69,8 @@ struct serving {
     struct server server;
     char *model_name; // owned, as all here
     struct api_keys *api_keys;
+    struct string_builder tls_cert; // PEM, as tls_key; empty: without TLS
+    struct string_builder tls_key;
     struct http *http;
     struct tokenizer *tokenizer;
     struct engine *engine;
@@ -91,6 +95,21 @@ static bool prepare_grammars(struct serving *serving, struct error *err) {
     return serving->grammars != NULL;
 }
 
+static bool read_pem(const char *option, const char *path, struct string_builder *text, struct error *err) {
+    struct error fault;
+    text->max_length = 1 << 20;
+    if (!text_file_read(path, text, &fault))
+        return fail_param(err, fault.code, option, "--%s %s", option, fault.message);
+    if (strstr(text->data, "-----BEGIN ") != NULL) return true;
+    return fail_param(err, ERR_INVALID, option, "--%s %s: the file is no PEM, it has no line -----BEGIN …", option,
+                      path);
+}
+
+static bool read_tls(struct serving *serving, const struct config *config, struct error *err) {
+    return config->tls_cert[0] == '\0' || (read_pem("tls-cert", config->tls_cert, &serving->tls_cert, err) &&
+                                           read_pem("tls-key", config->tls_key, &serving->tls_key, err));
+}
+
 static bool start(struct serving *serving, const struct serve_options *of, struct error *err) {
     const struct config *config = of->config;
     struct log *log = of->log;
@@ -102,12 +121,14 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
         if (serving->api_keys == NULL) return false;
         serving->server.api_keys = serving->api_keys;
     }
-    if (!cors_check(config->cors_origin, err)) return false;
+    if (!cors_check(config->cors_origin, err) || !read_tls(serving, config, err)) return false;
     allow_descriptors(config->max_connections, log);
     const struct http_options options = {
         .host = config->host,
         .port = config->port,
         .unix_path = config->uds[0] != '\0' ? config->uds : NULL,
+        .tls_cert = serving->tls_cert.data,
+        .tls_key = serving->tls_key.data,
         .n_threads = config->http_threads,
         .max_connections = config->max_connections,
         .max_body_bytes = config->max_body_bytes,
@@ -149,6 +170,9 @@ static void finish(struct serving *serving) {
     grammar_cache_destroy(serving->grammars);
     token_trie_destroy(serving->trie);
     tokenizer_destroy(serving->tokenizer);
+    if (serving->tls_key.data != NULL) explicit_bzero(serving->tls_key.data, serving->tls_key.length);
+    string_builder_finish(&serving->tls_key);
+    string_builder_finish(&serving->tls_cert);
     api_keys_destroy(serving->api_keys);
     free(serving->model_name);
 }

@@ -232,6 +232,8 @@ static const struct {
     {"bench --batch 1,0", "batch", "0 is out of range", "1 to 1024"},
     {"bench --batch 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "batch", "more than 16 numbers", ""},
     {"serve --max-seqs 64 --max-batch-tokens 63", "max-batch-tokens", "63 is less than --max-seqs 64", ""},
+    {"serve --tls-cert a.pem", "tls-key", "--tls-cert is given without --tls-key", "needs both"},
+    {"serve --tls-key a.pem", "tls-cert", "--tls-key is given without --tls-cert", "needs both"},
     {"serve --config /nonexistent/quern.json", "config", "cannot open /nonexistent/quern.json", "No such file"},
     {"serve --config /tmp", "config", "cannot read /tmp", "directory"},
 };
