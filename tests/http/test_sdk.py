@@ -149,5 +149,20 @@ class Sdk(unittest.TestCase):
         self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
 
 
+@unittest.skipIf(openai is None, "the openai SDK is not installed")
+class SdkKeys(unittest.TestCase):
+    def test_only_the_right_key_is_let_in(self):
+        server = Server("--api-key", "sk-right")
+        self.addCleanup(server.stop)
+        for key, right in (("sk-right", True), ("sk-wrong", False)):
+            with openai.OpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0) as client:
+                if right:
+                    self.assertEqual([model.id for model in client.models.list()], ["demo"])
+                    continue
+                with self.assertRaises(openai.AuthenticationError) as caught:
+                    client.models.list()
+                self.assertEqual(caught.exception.code, "invalid_api_key")
+
+
 if __name__ == "__main__":
     unittest.main()
