@@ -3,7 +3,7 @@ import json
 import os
 import unittest
 
-from harness import GOLDEN, PATIENCE, ServerTest
+from harness import GOLDEN, PATIENCE, SANITIZED, ServerTest
 
 STORY = "Once upon a time"
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -32,7 +32,7 @@ class Penalties(ServerTest):
         n_changed = n_checked = 0
         for case in golden():
             ids, logits = case["first_logits"]["ids"], case["first_logits"]["logits"]
-            for repetition in (0.5, 1.05, 1.5, 3):
+            for repetition in (1.5,) if SANITIZED else (0.5, 1.05, 1.5, 3):
                 for bias in ({}, {ids[0]: -30}, {ids[3]: 25, ids[1]: 12.5}):
                     adjusted = sorted(((penalised(logit, bias.get(id, 0), case["prompt_ids"].count(id), 0, repetition), id)
                                        for id, logit in zip(ids, logits)), reverse=True)
@@ -45,8 +45,8 @@ class Penalties(ServerTest):
                         self.assertEqual(token, adjusted[0][1])
                         n_checked += 1
                         n_changed += token != ids[0]
-        self.assertGreater(n_checked, 100)
-        self.assertGreater(n_changed, 20)
+        self.assertGreater(n_checked, 20 if SANITIZED else 100)
+        self.assertGreater(n_changed, 4 if SANITIZED else 20)
 
     def check_steps(self, body, bias=None, **penalties):
         """Each token of a greedy answer is the likeliest after penalties; the 20 likeliest before them are known."""
@@ -80,7 +80,7 @@ class Penalties(ServerTest):
         bodies = [{"seed": i, "temperature": 1, "max_tokens": 40, "ignore_eos": True,
                    **({"frequency_penalty": 0.08 * i, "repetition_penalty": 1 + 0.05 * i} if i % 3 else {}),
                    **({"min_tokens": 5} if i % 4 == 0 else {}), **({"logprobs": i % 5} if i % 2 else {})}
-                  for i in range(24)]
+                  for i in range(8 if SANITIZED else 24)]
         prompt = STORY + " there was a small fox that lived in a forest near a river and it liked"
 
         def ask(body):
@@ -222,7 +222,7 @@ class Masks(ServerTest):
         import concurrent.futures
         bodies = [{"seed": i, "temperature": 1, "max_tokens": 30, "ignore_eos": True,
                    **({"allowed_token_ids": list(range(100 + i, 4000, 9))} if i % 3 == 0 else {}),
-                   **({"presence_penalty": 1.0} if i % 4 == 0 else {})} for i in range(16)]
+                   **({"presence_penalty": 1.0} if i % 4 == 0 else {})} for i in range(6 if SANITIZED else 16)]
 
         def ask(body):
             return self.server.complete(STORY, **body)[1]["choices"][0]["text"]

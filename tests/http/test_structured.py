@@ -40,7 +40,7 @@ class Structured(ServerTest):
     def test_recorded_schemas_at_temperature_2(self):
         with open(os.path.join(ROOT, "tests/fixtures/grammar/schemas.json"), encoding="utf-8") as file:
             schemas = json.load(file)
-        runs = [(schema, seed) for schema in schemas for seed in range(1 if SANITIZED else 3)]
+        runs = [(schema, seed) for schema in schemas[::8 if SANITIZED else 1] for seed in range(1 if SANITIZED else 3)]
 
         def run(schema, seed):
             return self.answer(temperature=2, seed=seed, response_format=schema_format(schema))
@@ -108,9 +108,10 @@ class Structured(ServerTest):
             structured = {"response_format": schema_format(PERSON)} if index % 2 else {}
             return self.answer("Tell me a story.", temperature=1, seed=index, max_tokens=60, **structured)
 
-        alone = [run(index) for index in range(8)]
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            self.assertEqual(list(pool.map(run, range(8))), alone)
+        n = 4 if SANITIZED else 8
+        alone = [run(index) for index in range(n)]
+        with concurrent.futures.ThreadPoolExecutor(n) as pool:
+            self.assertEqual(list(pool.map(run, range(n))), alone)
 
     def test_other_parameters_go_along(self):
         _, reason = self.answer(temperature=1, response_format=schema_format(PERSON), presence_penalty=2, min_tokens=3,

@@ -15,7 +15,7 @@ import threading
 import unittest
 
 import test_stream
-from harness import PATIENCE, QUERN, ROOT, Server, post_bytes
+from harness import PATIENCE, QUERN, ROOT, SANITIZED, Server, post_bytes
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}], "temperature": 0}
@@ -235,10 +235,12 @@ class Tls(TlsTest):
 
     def test_a_large_body(self):
         """Many records of 16 KiB each, in and out."""
-        text = "The fox. " * 300000
+        # AddressSanitizer looks at all of a string for each number that is read from it.
+        n = 10000 if SANITIZED else 300000
+        text = "The fox. " * n
         status, answer = self.server.post("/tokenize", {"prompt": text})
         self.assertEqual(status, 200)
-        self.assertGreater(answer["count"], 300000)
+        self.assertGreater(answer["count"], n)
         status, answer = self.server.post("/detokenize", {"tokens": answer["tokens"]})
         self.assertEqual((status, answer["prompt"] == text), (200, True))
 
