@@ -1,301 +1,87 @@
 #include "server/openai_request.h"
 
-#include "server/json_text.h"
+#include "server/openai_field.h"
 
-#include <errno.h>
 #include <float.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What a body says before the fields are seen together. */
-struct reading {
-    struct openai_request *request;
-    const struct openai_source *source;
-    int32_t max_tokens;
-    int32_t max_completion_tokens;
-    bool has_prompt;
-    bool has_stream_options;
-    bool has_generation_prompt; // asked for
-    bool logprobs;              // chat
-    int32_t top_logprobs;       // chat
-};
-
-/* One line of the table of fields. */
-struct field {
-    const char *name;
-    int endpoints;
-    bool (*read)(const struct field *field, struct json_text value, struct reading *reading, struct error *err);
-    const char *allowed; // completes "… must be …"
-    double min;
-    double max;
-};
-
-/* --- values --- */
-
-/* The value as it was given, cut to what a message can carry. */
-struct excerpt {
-    char text[64];
-};
-static struct excerpt excerpt_of(struct json_text value) {
-    struct excerpt excerpt;
-    size_t length = value.length < 48 ? value.length : 48;
-    bool cut = length < value.length;
-    while (cut && length > 0 && ((unsigned char)value.data[length] & 0xC0) == 0x80) --length;
-    snprintf(excerpt.text, sizeof excerpt.text, "%.*s%s", (int)length, value.data, cut ? "…" : "");
-    return excerpt;
-}
-
-static bool refuse(const struct field *field, struct json_text value, struct error *err) {
-    return fail_param(err, ERR_INVALID, field->name, "%s must be %s, not %s", field->name, field->allowed,
-                      excerpt_of(value).text);
-}
-
-static bool out_of_memory(struct error *err) {
-    return fail(err, ERR_MEMORY, "no memory to read the request");
-}
-
-/* A whole number in any JSON spelling; false when it is none or does not fit. */
-static bool integer_of(struct json_text value, int64_t *integer) {
-    if (json_text_kind(value) != JSON_NUMBER) return false;
-    errno = 0;
-    char *end;
-    *integer = strtoll(value.data, &end, 10);
-    if (end == value.data + value.length) return errno == 0;
-    double real = strtod(value.data, NULL);
-    if (!(fabs(real) <= 9007199254740992.0) || real != floor(real)) return false;
-    *integer = (int64_t)real;
-    return true;
-}
-
-static bool integer_in_range(const struct field *field, struct json_text value, int32_t *integer, struct error *err) {
-    int64_t given;
-    if (!integer_of(value, &given) || (double)given < field->min || (double)given > field->max) {
-        return refuse(field, value, err);
-    }
-    *integer = (int32_t)given;
-    return true;
-}
-
-static bool real_in_range(const struct field *field, struct json_text value, float *real, struct error *err) {
-    if (json_text_kind(value) != JSON_NUMBER) return refuse(field, value, err);
-    double given = strtod(value.data, NULL);
-    if (!(given >= field->min && given <= field->max)) return refuse(field, value, err);
-    *real = (float)given;
-    return true;
-}
-
-static bool flag_of(const struct field *field, struct json_text value, bool *flag, struct error *err) {
-    if (json_text_kind(value) != JSON_BOOL) return refuse(field, value, err);
-    *flag = value.data[0] == 't';
-    return true;
-}
-
-static bool decode(struct json_text value, char **data, size_t *length, struct error *err) {
-    struct string_builder text = {0};
-    json_text_decode(value, &text);
-    *data = string_builder_take(&text, length);
-    string_builder_finish(&text);
-    return *data != NULL || out_of_memory(err);
-}
-
 /* --- fields --- */
 
-#define READER(name)                                                                                                   \
-    static bool name(const struct field *field, struct json_text value, struct reading *reading, struct error *err)
-
-READER(read_model) {
-    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+static FIELD_READER(read_model) {
+    if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     size_t length;
     free(reading->request->model);
-    return decode(value, &reading->request->model, &length, err);
+    return field_text(value, &reading->request->model, &length, err);
 }
 
 /* 0 asks for the prompt alone, where it is echoed. */
-READER(read_max_tokens) {
+static FIELD_READER(read_max_tokens) {
     int64_t given;
-    reading->request->echo_only = integer_of(value, &given) && given == 0;
+    reading->request->echo_only = field_integer_of(value, &given) && given == 0;
     if (reading->request->echo_only && reading->source->endpoint == OPENAI_COMPLETIONS) return true;
-    return integer_in_range(field, value, &reading->max_tokens, err);
+    return field_integer(field, value, &reading->max_tokens, err);
 }
 
-READER(read_max_completion_tokens) {
-    return integer_in_range(field, value, &reading->max_completion_tokens, err);
-}
-
-READER(read_temperature) {
-    float *temperature = &reading->request->sampling.temperature;
-    if (!real_in_range(field, value, temperature, err)) return false;
-    if (*temperature < 1e-5f) *temperature = 0; // greedy; logit / temperature would leave the range of a float
-    return true;
-}
-
-READER(read_top_p) {
-    return real_in_range(field, value, &reading->request->sampling.top_p, err);
-}
-
-READER(read_min_p) {
-    return real_in_range(field, value, &reading->request->sampling.min_p, err);
-}
-
-READER(read_top_k) {
-    int32_t *top_k = &reading->request->sampling.top_k;
-    if (!integer_in_range(field, value, top_k, err)) return false;
-    if (*top_k < 0) *top_k = 0;
-    return true;
-}
-
-READER(read_seed) {
-    if (json_text_kind(value) != JSON_NUMBER) return refuse(field, value, err);
-    errno = 0;
-    char *end;
-    uint64_t seed =
-        value.data[0] == '-' ? (uint64_t)strtoll(value.data, &end, 10) : (uint64_t)strtoull(value.data, &end, 10);
-    if (errno != 0 || end != value.data + value.length) return refuse(field, value, err);
-    reading->request->sampling.seed = seed;
-    reading->request->has_seed = true;
-    return true;
+static FIELD_READER(read_max_completion_tokens) {
+    return field_integer(field, value, &reading->max_completion_tokens, err);
 }
 
 static bool add_stop(const struct field *field, struct json_text value, struct stop_strings *stops, struct error *err) {
-    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     struct stop_string *stop = &stops->strings[stops->count];
-    if (!decode(value, &stop->data, &stop->length, err)) return false;
+    if (!field_text(value, &stop->data, &stop->length, err)) return false;
     ++stops->count;
-    return (stop->length > 0 && stop->length <= STOP_MAX_BYTES) || refuse(field, value, err);
+    return (stop->length > 0 && stop->length <= STOP_MAX_BYTES) || field_refuse(field, value, err);
 }
 
-static bool read_penalty(const struct field *field, struct json_text value, float *penalty, struct error *err) {
-    return real_in_range(field, value, penalty, err);
+static FIELD_READER(read_include_stop) {
+    return field_flag(field, value, &reading->request->stops.included, err);
 }
 
-READER(read_presence_penalty) {
-    return read_penalty(field, value, &reading->request->adjustments.presence_penalty, err);
+static FIELD_READER(read_return_token_ids) {
+    return field_flag(field, value, &reading->request->return_token_ids, err);
 }
 
-READER(read_frequency_penalty) {
-    return read_penalty(field, value, &reading->request->adjustments.frequency_penalty, err);
+static FIELD_READER(read_priority) {
+    return field_integer(field, value, &reading->request->priority, err);
 }
 
-READER(read_repetition_penalty) {
-    return read_penalty(field, value, &reading->request->adjustments.repetition_penalty, err);
+static FIELD_READER(read_timeout) {
+    return field_integer(field, value, &reading->request->timeout_ms, err);
 }
 
-/* The id that a key of logit_bias names; -1: none. */
-static int32_t id_of_key(struct json_text key, int32_t vocab) {
-    struct string_builder text = {0};
-    json_text_decode(key, &text);
-    char *end = NULL;
-    errno = 0;
-    long id = text.length > 0 && text.data[0] >= '0' && text.data[0] <= '9' ? strtol(text.data, &end, 10) : -1;
-    bool whole = end != NULL && end == text.data + text.length && errno == 0 && id < vocab;
-    string_builder_finish(&text);
-    return whole ? (int32_t)id : -1;
-}
-
-READER(read_logit_bias) {
-    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
-    struct openai_request *request = reading->request;
-    struct token_bias *biases = calloc(SAMPLING_MAX_BIASES, sizeof *biases);
-    if (biases == NULL) return out_of_memory(err);
-    free((void *)(uintptr_t)request->adjustments.biases);
-    request->adjustments.biases = biases;
-    request->adjustments.n_biases = 0;
-    struct json_cursor cursor = {0};
-    struct json_text key, given;
-    while (json_text_next_member(value, &cursor, &key, &given)) {
-        struct token_bias bias = {.token = id_of_key(key, reading->source->vocab)};
-        if (bias.token < 0) {
-            return fail_param(err, ERR_INVALID, field->name,
-                              "a key of logit_bias must be a token id from 0 to %d, not %s",
-                              (int)reading->source->vocab - 1, excerpt_of(key).text);
-        }
-        if (!real_in_range(field, given, &bias.bias, err)) return false;
-        int32_t place = 0; // of a repeated key the last counts
-        while (place < request->adjustments.n_biases && biases[place].token != bias.token) ++place;
-        if (place == SAMPLING_MAX_BIASES) return refuse(field, value, err);
-        biases[place] = bias;
-        if (place == request->adjustments.n_biases) ++request->adjustments.n_biases;
-    }
-    return true;
-}
-
-READER(read_min_tokens) {
-    return integer_in_range(field, value, &reading->request->min_new_tokens, err);
-}
-
-/* At least field->min ids, at most field->max. */
-static bool read_ids(const struct field *field, struct json_text value, const struct reading *reading,
-                     struct token_list *ids, struct error *err) {
-    if (json_text_kind(value) != JSON_ARRAY) return refuse(field, value, err);
-    ids->count = 0; // of a repeated key the last counts
-    struct json_cursor cursor = {0};
-    struct json_text element;
-    while (json_text_next(value, &cursor, &element)) {
-        int64_t id;
-        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab || (double)ids->count >= field->max)
-            return refuse(field, value, err);
-        if (!token_list_append(ids, &(int32_t){(int32_t)id}, 1, err)) return false;
-    }
-    return (double)ids->count >= field->min || refuse(field, value, err);
-}
-
-READER(read_stop_token_ids) {
-    return read_ids(field, value, reading, &reading->request->stop_tokens, err);
-}
-
-READER(read_allowed_token_ids) {
-    return read_ids(field, value, reading, &reading->request->allowed_tokens, err);
-}
-
-READER(read_include_stop) {
-    return flag_of(field, value, &reading->request->stops.included, err);
-}
-
-READER(read_return_token_ids) {
-    return flag_of(field, value, &reading->request->return_token_ids, err);
-}
-
-READER(read_priority) {
-    return integer_in_range(field, value, &reading->request->priority, err);
-}
-
-READER(read_timeout) {
-    return integer_in_range(field, value, &reading->request->timeout_ms, err);
-}
-
-READER(read_generation_prompt) {
+static FIELD_READER(read_generation_prompt) {
     bool add = true;
-    if (!flag_of(field, value, &add, err)) return false;
+    if (!field_flag(field, value, &add, err)) return false;
     reading->request->no_generation_prompt = !add;
     reading->has_generation_prompt = add;
     return true;
 }
 
-READER(read_continue_final) {
-    return flag_of(field, value, &reading->request->continues_final, err);
+static FIELD_READER(read_continue_final) {
+    return field_flag(field, value, &reading->request->continues_final, err);
 }
 
-READER(read_stop) {
+static FIELD_READER(read_stop) {
     struct stop_strings *stops = &reading->request->stops;
     stop_strings_finish(stops); // of a repeated key the last counts
     if (json_text_kind(value) != JSON_ARRAY) return add_stop(field, value, stops, err);
     struct json_cursor cursor = {0};
     struct json_text element;
     while (json_text_next(value, &cursor, &element)) {
-        if (stops->count == STOP_MAX_STRINGS) return refuse(field, value, err);
+        if (stops->count == STOP_MAX_STRINGS) return field_refuse(field, value, err);
         if (!add_stop(field, element, stops, err)) return false;
     }
     return true;
 }
 
-READER(read_stream) {
-    return flag_of(field, value, &reading->request->stream, err);
+static FIELD_READER(read_stream) {
+    return field_flag(field, value, &reading->request->stream, err);
 }
 
-READER(read_stream_options) {
-    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
+static FIELD_READER(read_stream_options) {
+    if (json_text_kind(value) != JSON_OBJECT) return field_refuse(field, value, err);
     reading->has_stream_options = true;
     static const struct {
         struct field field;
@@ -307,31 +93,17 @@ READER(read_stream_options) {
     for (size_t i = 0; i < sizeof flags / sizeof *flags; ++i) {
         struct json_text flag;
         if (!json_text_find(value, flags[i].key, &flag) || json_text_kind(flag) == JSON_NULL) continue;
-        if (!flag_of(&flags[i].field, flag, targets[i], err)) return false;
+        if (!field_flag(&flags[i].field, flag, targets[i], err)) return false;
     }
     return true;
 }
 
-READER(read_ignore_eos) {
-    return flag_of(field, value, &reading->request->ignore_eos, err);
+static FIELD_READER(read_ignore_eos) {
+    return field_flag(field, value, &reading->request->ignore_eos, err);
 }
 
-READER(read_n) {
-    return integer_in_range(field, value, &reading->request->n_choices, err);
-}
-
-READER(read_logprobs) {
-    return flag_of(field, value, &reading->logprobs, err);
-}
-
-READER(read_top_logprobs) {
-    return integer_in_range(field, value, &reading->top_logprobs, err);
-}
-
-static bool read_count(const struct field *field, struct json_text value, int32_t *n_scores, struct error *err) {
-    if (!integer_in_range(field, value, n_scores, err)) return false;
-    ++*n_scores; // and the token itself
-    return true;
+static FIELD_READER(read_n) {
+    return field_integer(field, value, &reading->request->n_choices, err);
 }
 
 /* Several fields say whether to think; they must agree. */
@@ -345,51 +117,43 @@ static bool set_thinking(const struct field *field, bool on, struct reading *rea
     return true;
 }
 
-READER(read_thinking) {
+static FIELD_READER(read_thinking) {
     bool on = false;
-    return flag_of(field, value, &on, err) && set_thinking(field, on, reading, err);
+    return field_flag(field, value, &on, err) && set_thinking(field, on, reading, err);
 }
 
-READER(read_number_of_logprobs) {
-    return read_count(field, value, &reading->request->n_scores, err);
-}
-
-READER(read_prompt_logprobs) {
-    return read_count(field, value, &reading->request->n_prompt_scores, err);
-}
-
-READER(read_template_arguments) {
-    if (json_text_kind(value) != JSON_OBJECT) return refuse(field, value, err);
+static FIELD_READER(read_template_arguments) {
+    if (json_text_kind(value) != JSON_OBJECT) return field_refuse(field, value, err);
     const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
     struct json_text enable;
     if (!json_text_find(value, "enable_thinking", &enable) || json_text_kind(enable) == JSON_NULL) return true;
     return read_thinking(&thinking, enable, reading, err);
 }
 
-READER(read_reasoning_effort) {
+static FIELD_READER(read_reasoning_effort) {
     static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
-    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     for (size_t i = 0; i < sizeof efforts / sizeof *efforts; ++i) {
         if (json_text_equals(value, efforts[i])) return set_thinking(field, i > 0, reading, err);
     }
-    return refuse(field, value, err);
+    return field_refuse(field, value, err);
 }
 
-READER(read_include_reasoning) {
+static FIELD_READER(read_include_reasoning) {
     bool include = true;
-    if (!flag_of(field, value, &include, err)) return false;
+    if (!field_flag(field, value, &include, err)) return false;
     reading->request->drops_reasoning = !include;
     return true;
 }
 
-READER(read_parallel_calls) {
+static FIELD_READER(read_parallel_calls) {
     bool parallel = true;
-    if (!flag_of(field, value, &parallel, err)) return false;
+    if (!field_flag(field, value, &parallel, err)) return false;
     reading->request->one_call = !parallel;
     return true;
 }
 
-READER(read_tool_choice) {
+static FIELD_READER(read_tool_choice) {
     struct openai_request *request = reading->request;
     bool is_word = json_text_kind(value) == JSON_STRING;
     request->has_no_tools = is_word && json_text_equals(value, "none");
@@ -404,29 +168,29 @@ READER(read_tool_choice) {
                        json_text_find(value, "function", &function) && json_text_kind(function) == JSON_OBJECT &&
                        json_text_find(function, "name", &name) && json_text_kind(name) == JSON_STRING;
     size_t length;
-    return is_function ? decode(name, &request->named_tool, &length, err) : refuse(field, value, err);
+    return is_function ? field_text(name, &request->named_tool, &length, err) : field_refuse(field, value, err);
 }
 
-READER(read_echo) {
-    return flag_of(field, value, &reading->request->echo, err);
+static FIELD_READER(read_echo) {
+    return field_flag(field, value, &reading->request->echo, err);
 }
 
-READER(read_response_format) {
+static FIELD_READER(read_response_format) {
     (void)field;
     return answer_grammar_read_format(&reading->request->grammar, value, err);
 }
 
-READER(read_structured_outputs) {
+static FIELD_READER(read_structured_outputs) {
     (void)field;
     return answer_grammar_read_structured(&reading->request->grammar, value, err);
 }
 
-READER(read_guided) {
+static FIELD_READER(read_guided) {
     return answer_grammar_read_guided(&reading->request->grammar, field->name, value, err);
 }
 
 /* Read elsewhere, or without any effect. */
-READER(read_nothing) {
+static FIELD_READER(read_nothing) {
     (void)field, (void)value, (void)reading, (void)err;
     return true;
 }
@@ -437,7 +201,7 @@ static struct openai_prompt *add_prompt(const struct field *field, struct readin
     struct openai_request *request = reading->request;
     if (request->prompts == NULL) request->prompts = calloc(OPENAI_MAX_PROMPTS, sizeof *request->prompts);
     if (request->prompts == NULL) {
-        out_of_memory(err);
+        field_no_memory(err);
         return NULL;
     }
     if (request->n_prompts == OPENAI_MAX_PROMPTS) {
@@ -449,24 +213,24 @@ static struct openai_prompt *add_prompt(const struct field *field, struct readin
 }
 
 static bool add_text(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
-    if (json_text_kind(value) != JSON_STRING) return refuse(field, value, err);
+    if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     struct openai_prompt *prompt = add_prompt(field, reading, err);
-    return prompt != NULL && decode(value, &prompt->text.data, &prompt->text.length, err);
+    return prompt != NULL && field_text(value, &prompt->text.data, &prompt->text.length, err);
 }
 
 static bool add_ids(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
-    if (json_text_kind(value) != JSON_ARRAY) return refuse(field, value, err);
+    if (json_text_kind(value) != JSON_ARRAY) return field_refuse(field, value, err);
     struct openai_prompt *prompt = add_prompt(field, reading, err);
     if (prompt == NULL) return false;
     struct json_cursor cursor = {0};
     struct json_text element;
     while (json_text_next(value, &cursor, &element)) {
         int64_t id;
-        if (json_text_kind(element) != JSON_NUMBER) return refuse(field, element, err);
-        if (!integer_of(element, &id) || id < 0 || id >= reading->source->vocab) {
+        if (json_text_kind(element) != JSON_NUMBER) return field_refuse(field, element, err);
+        if (!field_integer_of(element, &id) || id < 0 || id >= reading->source->vocab) {
             return fail_param(err, ERR_INVALID, field->name,
                               "a token id in prompt must be an integer from 0 to %d, not %s",
-                              (int)reading->source->vocab - 1, excerpt_of(element).text);
+                              (int)reading->source->vocab - 1, field_excerpt_of(element).text);
         }
         if (!token_list_append(&prompt->ids, &(int32_t){(int32_t)id}, 1, err)) return false;
     }
@@ -483,14 +247,14 @@ static void clear_prompts(struct openai_request *request) {
     request->n_prompts = 0;
 }
 
-READER(read_prompt) {
+static FIELD_READER(read_prompt) {
     clear_prompts(reading->request); // of a repeated key the last counts
     reading->has_prompt = true;
     if (json_text_kind(value) == JSON_STRING) return add_text(field, value, reading, err);
     struct json_cursor cursor = {0};
     struct json_text element;
     if (json_text_kind(value) != JSON_ARRAY || !json_text_next(value, &cursor, &element)) {
-        return refuse(field, value, err);
+        return field_refuse(field, value, err);
     }
     enum json_kind first = json_text_kind(element);
     if (first == JSON_NUMBER) return add_ids(field, value, reading, err);
@@ -596,7 +360,7 @@ static bool check_unserved(const struct unserved *entry, struct json_text value,
     }
     return fail_param(err, ERR_INVALID, entry->name, "%s is not supported beyond %s%s%s, not %s", entry->name,
                       entry->neutral[0], entry->neutral[1] != NULL ? " or " : "",
-                      entry->neutral[1] != NULL ? entry->neutral[1] : "", excerpt_of(value).text);
+                      entry->neutral[1] != NULL ? entry->neutral[1] : "", field_excerpt_of(value).text);
 }
 
 static bool read_field(struct json_text key, struct json_text value, struct reading *reading, struct error *err) {
@@ -611,7 +375,7 @@ static bool read_field(struct json_text key, struct json_text value, struct read
         if (json_text_equals(key, unserved[i].name)) return is_null || check_unserved(&unserved[i], value, err);
     }
     log_message(reading->source->log, LOG_DEBUG, "the request field %s is not known and was ignored",
-                excerpt_of(key).text);
+                field_excerpt_of(key).text);
     return true;
 }
 
