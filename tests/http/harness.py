@@ -18,6 +18,8 @@ GOLDEN = os.path.join(ROOT, "tests", "fixtures", "golden")
 # Sanitizers cost a factor of 5 to 20: limits of time are that much wider, and long runs that much shorter.
 SANITIZED = any(name in os.environ for name in ("ASAN_OPTIONS", "TSAN_OPTIONS"))
 PATIENCE = 10 if SANITIZED else 1
+# ThreadSanitizer computes some 20 tokens a second: what is about text and not about threads runs without it.
+TEXT_ALONE = unittest.skipIf("TSAN_OPTIONS" in os.environ, "is about text, not about threads")
 
 
 class Server:

@@ -7,7 +7,7 @@ import unittest
 
 import jsonschema
 
-from harness import GOLDEN, QUERN, ROOT, SANITIZED, Server, ServerTest
+from harness import GOLDEN, QUERN, ROOT, SANITIZED, TEXT_ALONE, Server, ServerTest
 
 CHAT = "/v1/chat/completions"
 WEATHER = {"type": "function", "function": {
@@ -42,6 +42,7 @@ def joined(events):
     return message, reason
 
 
+@TEXT_ALONE
 class Answers(ServerTest):
     def ask(self, messages, **fields):
         """The choice and the usage, which a stream must give as well."""
@@ -358,6 +359,7 @@ class GuaranteedCalls(Answers):
             self.ask([user("Hello!")], max_tokens=1, **fields)
 
 
+@TEXT_ALONE
 class Families(unittest.TestCase):
     def serve(self, family):
         server = Server("--chat-template", family)

@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from harness import DEVICE, GOLDEN, SANITIZED, ServerTest
+from harness import DEVICE, GOLDEN, SANITIZED, TEXT_ALONE, ServerTest
 
 # The recorded numbers are float32 on bf16 weights. A device with float32 activations differs by its order of sums; one
 # that rounds them to bf16 by that, amplified by K-norm weights up to 96.5.
@@ -26,6 +26,7 @@ def chat_body(case):
     return body
 
 
+@TEXT_ALONE
 class Logprobs(ServerTest):
     @classmethod
     def setUpClass(cls):

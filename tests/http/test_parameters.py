@@ -3,7 +3,7 @@ import json
 import os
 import unittest
 
-from harness import GOLDEN, PATIENCE, SANITIZED, ServerTest
+from harness import GOLDEN, PATIENCE, SANITIZED, TEXT_ALONE, ServerTest
 
 STORY = "Once upon a time"
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -22,6 +22,7 @@ def penalised(logit, bias, n_prompt, n_answer, repetition=1, frequency=0, presen
     return logit - frequency * n_answer - presence * (n_answer > 0)
 
 
+@TEXT_ALONE
 class Penalties(ServerTest):
     def first_token(self, case, **fields):
         _, answer = self.server.complete(case["prompt_ids"], max_tokens=1, return_token_ids=True, **fields)
@@ -101,6 +102,7 @@ def penalties_of(penalties):
     return {name + "_penalty": value for name, value in penalties.items()}
 
 
+@TEXT_ALONE
 class Ends(ServerTest):
     def hello(self, **fields):
         return self.server.post("/v1/chat/completions", {"messages": HELLO, "temperature": 0, **fields})[1]
@@ -162,6 +164,7 @@ class Ends(ServerTest):
         self.assertEqual(len(texts), 1)
 
 
+@TEXT_ALONE
 class Choices(ServerTest):
     def test_n_shares_the_prompt(self):
         content = "Tell me a story about a fox. " * 12
@@ -202,6 +205,7 @@ class Choices(ServerTest):
         self.assertEqual(len({choice["text"] for choice in answer["choices"]}), 4)
 
 
+@TEXT_ALONE
 class Masks(ServerTest):
     def test_allowed_token_ids(self):
         allowed = [300, 17, 999, 4001, 64]
@@ -232,6 +236,7 @@ class Masks(ServerTest):
         self.assertEqual(self.server.live(), (0, 0, 0))
 
 
+@TEXT_ALONE
 class Shapes(ServerTest):
     def test_token_ids(self):
         case = next(case for case in golden() if case["name"] == "hello")

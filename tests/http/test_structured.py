@@ -7,7 +7,7 @@ import unittest
 
 import jsonschema
 
-from harness import ROOT, SANITIZED, ServerTest
+from harness import ROOT, SANITIZED, TEXT_ALONE, ServerTest
 
 PLAIN = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -37,6 +37,7 @@ class Structured(ServerTest):
         self.assertEqual((status, error["param"]), (400, param), error)
         self.assertIn(contains, error["message"])
 
+    @TEXT_ALONE
     def test_recorded_schemas_at_temperature_2(self):
         with open(os.path.join(ROOT, "tests/fixtures/grammar/schemas.json"), encoding="utf-8") as file:
             schemas = json.load(file)
@@ -56,6 +57,7 @@ class Structured(ServerTest):
         print(f"{n_finished} of {len(runs)} answers finished")
         self.assertGreater(n_finished, len(runs) * 0.6)
 
+    @TEXT_ALONE
     def test_json_object(self):
         for seed in range(8):
             message, reason = self.answer(temperature=1.5, seed=seed, response_format={"type": "json_object"})
@@ -63,6 +65,7 @@ class Structured(ServerTest):
                 self.assertIsInstance(json.loads(message["content"]), dict)
             self.assertTrue(message["content"].startswith("{"))
 
+    @TEXT_ALONE
     def test_each_name_of_the_same(self):
         schema = {"const": {"a": [1, None]}}
         for fields in ({"response_format": schema_format(schema)}, {"structured_outputs": {"json": schema}},
@@ -79,6 +82,7 @@ class Structured(ServerTest):
                                       guided_json=None)
         self.assertNotIn("{", message["content"])
 
+    @TEXT_ALONE
     def test_completions_and_streams(self):
         for seed in range(4):
             body = {"prompt": "Once", "max_tokens": 300, "seed": seed, "temperature": 2, "guided_regex": "(yes|no)( really)?!"}
@@ -91,6 +95,7 @@ class Structured(ServerTest):
             pieces = [json.loads(line[6:]) for line in raw.decode().split("\n\n") if line.startswith("data: {")]
             self.assertEqual("".join(piece["choices"][0]["text"] for piece in pieces), choice["text"])
 
+    @TEXT_ALONE
     def test_reasoning_stays_free(self):
         message, reason = self.answer("Hello!", temperature=0, enable_thinking=True, response_format=schema_format(PERSON))
         self.assertEqual(message["reasoning_content"], "This is a simple message.")
@@ -113,6 +118,7 @@ class Structured(ServerTest):
         with concurrent.futures.ThreadPoolExecutor(n) as pool:
             self.assertEqual(list(pool.map(run, range(n))), alone)
 
+    @TEXT_ALONE
     def test_other_parameters_go_along(self):
         _, reason = self.answer(temperature=1, response_format=schema_format(PERSON), presence_penalty=2, min_tokens=3,
                                 logprobs=True, top_logprobs=2, stop=["}"])
@@ -120,6 +126,7 @@ class Structured(ServerTest):
         message, _ = self.answer(temperature=0, guided_regex="[ab]{4}", logit_bias={"65": -100}, n=1)
         self.assertTrue(re.fullmatch("[ab]{4}", message["content"]))
 
+    @TEXT_ALONE
     def test_each_of_several_choices_fits(self):
         body = {"prompt": "Once", "n": 5, "max_tokens": 30, "seed": 3, "temperature": 2, "guided_choice": ["red", "green", "blue"]}
         status, _, raw = self.server.call("POST", PLAIN, body)
@@ -128,6 +135,7 @@ class Structured(ServerTest):
         self.assertEqual(len(texts), 5)
         self.assertLessEqual(set(texts), {"red", "green", "blue"})
 
+    @TEXT_ALONE
     def test_refusals(self):
         for path in (CHAT, PLAIN):
             self.refused(path, {"response_format": {"type": "json"}}, "text, json_object or json_schema",
