@@ -1,5 +1,5 @@
-/* Mutated schemas, expressions and choices, compiled and walked until the time is over; for a build with sanitizers:
- * grammar_fuzz TOKENIZER SCHEMAS SECONDS SEED
+/* Mutated schemas, tools, expressions and choices, compiled and walked until the time is over; for a build with
+ * sanitizers: grammar_fuzz TOKENIZER SCHEMAS SECONDS SEED
  *
  * Ends with 1 when something does not hold: a compilation takes over MAX_SECONDS, a refusal has no message, a mask is
  * empty, or the mask and the matcher disagree about a token. The last input is in grammar_fuzz.last. */
@@ -132,9 +132,11 @@ static struct grammar_source make_source(struct fuzzer *fuzzer, char *buffer, si
         cJSON *schema = cJSON_Duplicate(draw_schema(fuzzer), true);
         for (uint32_t n = draw(fuzzer, 5); n > 0; n--) mutate_tree(fuzzer, schema);
         char *text = cJSON_PrintUnformatted(schema);
-        source.kind = GRAMMAR_JSON_SCHEMA;
-        source.length = strlen(text) < capacity / 2 ? strlen(text) : capacity / 2;
-        memcpy(buffer, text, source.length);
+        source.kind = kind == 0 ? GRAMMAR_TOOL_CALL : GRAMMAR_JSON_SCHEMA;
+        const char *form =
+            kind == 0 ? "[{\"name\":\"f\",\"parameters\":%s},{\"name\":\"g\",\"parameters\":true}]" : "%s";
+        int length = snprintf(buffer, capacity / 2, form, text);
+        source.length = (size_t)length < capacity / 2 ? (size_t)length : capacity / 2 - 1;
         free(text);
         cJSON_Delete(schema);
     } else {
