@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 enum constraint_answer {
-    CONSTRAINT_FREE,   // any token may follow; the mask was not written
+    CONSTRAINT_FREE,   // any token may follow that min_new_tokens does not ban; the mask was not written
     CONSTRAINT_MASKED, // those whose bits were set, at least one
     CONSTRAINT_STUCK,  // none may: the request fails
 };

@@ -153,6 +153,14 @@ static bool has_work(const struct engine *engine) {
 
 static bool finish_step(struct engine *engine, struct error *err);
 
+/* Where a constraint leaves a token free, min_new_tokens holds. */
+static void fill_free(const struct sequence *sequence, uint32_t *mask, size_t words) {
+    const struct sampling_seat *seat = sequence->adjusted;
+    memset(mask, 0xFF, words * sizeof *mask);
+    if (!seat || sequence->n_known >= seat->banned_until) return;
+    for (int32_t i = 0; i < seat->n_bans; ++i) mask[seat->bans[i] / 32] &= ~(1u << (seat->bans[i] % 32));
+}
+
 /* Fills and uploads the masks of a step whose logits are under way. Their constraints have to know all earlier tokens:
  * older steps are finished first, and sequences may end by that. */
 static bool fill_masks(struct engine *engine, const struct step *step, int32_t n_masks, struct error *err) {
@@ -167,7 +175,7 @@ static bool fill_masks(struct engine *engine, const struct step *step, int32_t n
         uint32_t *mask = engine->masks + (size_t)n_filled++ * words;
         if (!sequence) continue; // nobody reads what is sampled for it
         enum constraint_answer answer = sequence->constraint->fill(sequence->constraint, mask, vocab);
-        if (answer == CONSTRAINT_FREE) memset(mask, 0xFF, words * sizeof *mask);
+        if (answer == CONSTRAINT_FREE) fill_free(sequence, mask, words);
         if (answer == CONSTRAINT_STUCK)
             engine->outcomes[n_outcomes++] = end_sequence(engine, sequence, FINISH_ERROR, ERR_INTERNAL);
     }
