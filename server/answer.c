@@ -51,11 +51,9 @@ static void take_event(void *user, const struct answer_event *event) {
 }
 
 void answer_init(struct answer *answer, const struct answer_options *options, struct server *server) {
-    static const enum answer_phase phases[] = {[ANSWER_NEVER_THINKS] = ANSWER_IN_CONTENT,
-                                               [ANSWER_MAY_THINK] = ANSWER_AT_START,
-                                               [ANSWER_THINKS] = ANSWER_IN_REASONING};
-    *answer = (struct answer){
-        .server = server, .drops_reasoning = options->drops_reasoning, .token_phase = phases[options->form.thinking]};
+    *answer = (struct answer){.server = server,
+                              .drops_reasoning = options->drops_reasoning,
+                              .reasoning_tokens = reasoning_count_begin(options->form.thinking)};
     answer_parser_init(&answer->parser, &options->form, take_event, answer);
 }
 
@@ -70,27 +68,8 @@ void answer_finish(struct answer *answer) {
     answer_parser_finish(&answer->parser);
 }
 
-static bool is_line_breaks(const struct tokenizer *tokenizer, int32_t token) {
-    size_t length, n = 0;
-    const char *bytes = tokenizer_bytes(tokenizer, token, &length);
-    while (n < length && bytes[n] == '\n') ++n;
-    return n == length;
-}
-
-/* By ids, not by text: text may still wait for the rest of a character or of a stop string. */
 void answer_count_token(struct answer *answer, int32_t token) {
-    const struct tokenizer *tokenizer = answer->server->tokenizer;
-    if (answer->token_phase == ANSWER_AT_START) {
-        if (token == tokenizer_find_added(tokenizer, "<think>"))
-            answer->token_phase = ANSWER_IN_REASONING;
-        else if (!is_line_breaks(tokenizer, token))
-            answer->token_phase = ANSWER_IN_CONTENT;
-    } else if (answer->token_phase == ANSWER_IN_REASONING) {
-        if (token == tokenizer_find_added(tokenizer, "</think>"))
-            answer->token_phase = ANSWER_IN_CONTENT;
-        else
-            ++answer->n_reasoning_tokens;
-    }
+    reasoning_count_take(&answer->reasoning_tokens, answer->server->tokenizer, token);
 }
 
 bool answer_push(struct answer *answer, struct string_builder *text) {

@@ -9,6 +9,7 @@
 
 #include "engine/error.h"
 #include "server/answer_parser.h"
+#include "server/reasoning_count.h"
 #include "server/server.h"
 #include "server/string_builder.h"
 
@@ -39,8 +40,7 @@ struct answer {
     int32_t n_written_calls; // deltas
     enum error_code failure;
 
-    enum answer_phase token_phase; // of the next token
-    int32_t n_reasoning_tokens;    // between <think> and </think>, which do not count
+    struct reasoning_count reasoning_tokens;
 };
 
 /* The answer must stay where it is until answer_finish. */

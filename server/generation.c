@@ -5,6 +5,7 @@
 #include "server/generation_internal.h"
 #include "server/openai.h"
 #include "server/server.h"
+#include "server/thinking_budget.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,29 @@ static struct generation *create(struct server *server, struct http_request *htt
     return NULL;
 }
 
+/* What one choice must keep to; NULL: nothing. */
+static bool constrain(const struct generation *generation, struct constraint **constraint, struct error *err) {
+    const struct openai_request *given = &generation->request;
+    *constraint = NULL;
+    if (given->allowed_tokens.count > 0) {
+        *constraint = allowed_tokens_create(&given->allowed_tokens, err);
+        if (*constraint == NULL) return false;
+    }
+    if (given->grammar.field != NULL) {
+        *constraint = answer_grammar_constrain(&given->grammar, generation->server, generation->thinking, err);
+        if (*constraint == NULL) return false;
+    }
+    if (given->n_thinking == 0 || generation->thinking == ANSWER_NEVER_THINKS) return true;
+    const struct thinking_budget_options options = {.n_tokens = given->n_thinking - 1,
+                                                    .thinking = generation->thinking,
+                                                    .tokenizer = generation->server->tokenizer,
+                                                    .inner = *constraint};
+    struct constraint *budget = thinking_budget_create(&options, err);
+    if (budget == NULL && *constraint != NULL) (*constraint)->destroy(*constraint);
+    *constraint = budget;
+    return budget != NULL;
+}
+
 static bool submit_all(struct generation *generation, const struct token_list *prompts, struct error *err) {
     struct server *server = generation->server;
     const struct openai_request *given = &generation->request;
@@ -174,14 +198,7 @@ static bool submit_all(struct generation *generation, const struct token_list *p
         // As vLLM: the first choice of a prompt has the given seed, the next ones those that follow.
         request.sampling.seed += (uint64_t)(i % given->n_choices);
         if (!given->has_seed) request.sampling.seed = server_next_seed(server);
-        if (given->allowed_tokens.count > 0) {
-            request.constraint = allowed_tokens_create(&given->allowed_tokens, err);
-            if (request.constraint == NULL) return false;
-        }
-        if (given->grammar.field != NULL) {
-            request.constraint = answer_grammar_constrain(&given->grammar, server, generation->thinking, err);
-            if (request.constraint == NULL) return false;
-        }
+        if (!constrain(generation, &request.constraint, err)) return false;
         if (stream_submit(generation->stream, i, server->engine, &request, err)) continue;
         if (request.constraint != NULL) request.constraint->destroy(request.constraint);
         return false;

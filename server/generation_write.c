@@ -19,7 +19,7 @@ static void write_usage(const struct generation *generation, struct string_build
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         const struct choice *choice = &generation->choices[i];
         bool first = i % generation->request.n_choices == 0; // choices of one prompt share it
-        n_reasoning += choice->answer.n_reasoning_tokens;
+        n_reasoning += choice->answer.reasoning_tokens.n_tokens;
         n_prompt += first ? choice->last.n_prompt : 0;
         n_cached += first ? choice->last.n_cached : 0;
         n_generated += choice->n_generated;

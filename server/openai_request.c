@@ -139,6 +139,12 @@ static FIELD_READER(read_reasoning_effort) {
     return field_refuse(field, value, err);
 }
 
+static FIELD_READER(read_thinking_budget) {
+    if (!field_integer(field, value, &reading->request->n_thinking, err)) return false;
+    ++reading->request->n_thinking;
+    return true;
+}
+
 static FIELD_READER(read_include_reasoning) {
     bool include = true;
     if (!field_flag(field, value, &include, err)) return false;
@@ -314,6 +320,8 @@ static const struct field fields[] = {
     {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
     {"enable_thinking", OPENAI_CHAT, read_thinking, "true or false", 0, 0},
     {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high or xhigh", 0, 0},
+    {"thinking_token_budget", OPENAI_CHAT, read_thinking_budget, "an integer: -1 for no limit, or from 0 to 2147483646",
+     -1, INT32_MAX - 1},
     {"include_reasoning", OPENAI_CHAT, read_include_reasoning, "true or false", 0, 0},
     {"parallel_tool_calls", OPENAI_CHAT, read_parallel_calls, "true or false", 0, 0},
     {"tool_choice", OPENAI_CHAT, read_tool_choice, TOOL_CHOICE_ALLOWED, 0, 0},
@@ -333,6 +341,7 @@ static const struct unserved {
 } unserved[] = {
     {"best_of", {"1"}},
     {"suffix", {"\"\""}},
+    {"thinking_token_budget", {"-1"}}, // completions
     {"length_penalty", {"1", "1.0"}},
     {"use_beam_search", {"false"}},
     {"skip_special_tokens", {"true"}},
@@ -415,6 +424,10 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     if (request->grammar.field != NULL && request->allowed_tokens.count > 0) {
         return fail_param(err, ERR_INVALID, "allowed_token_ids", "allowed_token_ids is not supported together with %s",
                           request->grammar.field);
+    }
+    if (request->n_thinking > 0 && request->allowed_tokens.count > 0) {
+        return fail_param(err, ERR_INVALID, "thinking_token_budget",
+                          "thinking_token_budget is not supported together with allowed_token_ids");
     }
     if (request->stream && request->n_prompt_scores > 0) {
         return fail_param(err, ERR_INVALID, "prompt_logprobs", "prompt_logprobs is not allowed with stream true");

@@ -50,6 +50,7 @@ struct openai_request {
     bool ignore_eos;
     int32_t n_scores;            // 0: no logprobs; n: of each token and of the n - 1 likeliest
     enum chat_thinking thinking; // chat
+    int32_t n_thinking;          // chat: thinking_token_budget; 0: none, n: at most n - 1 tokens of reasoning
     bool drops_reasoning;        // chat
     bool has_no_tools;           // chat: tool_choice none
     bool one_call;               // chat: not parallel_tool_calls

@@ -15,6 +15,7 @@ WEATHER = {"type": "function", "function": {
         "type": "object", "properties": {"city": {"type": "string", "description": "The city name"}}, "required": ["city"]}}}
 TWO_CITIES = "What is the weather in Oslo and in Rome?"
 THINK, THINK_END, CALL = 3440, 3441, 3430
+CONSIDERING = "Considering the limited time by the user, I have to give the solution based on the thinking directly now."
 
 
 def user(content):
@@ -122,6 +123,48 @@ class Reasoning(Answers):
         self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": 4})
         choice, _ = self.ask([user("Hello!")], stop="simple")
         self.assertEqual((choice["message"]["reasoning"], choice["finish_reason"]), ("This is a ", "stop"))
+
+    def test_is_closed_within_its_budget(self):
+        free, usage = self.ask([user("Hello!")])
+        for budget in (8, 1000, -1, None):  # the model needs 7, and closes the block then
+            choice, same = self.ask([user("Hello!")], thinking_token_budget=budget)
+            self.assertEqual((choice, same["completion_tokens"]), (free, usage["completion_tokens"]))
+        n_forced = {budget: self.closed(budget) - budget for budget in (1, 2, 5)}
+        self.assertEqual(len(set(n_forced.values())), 1, n_forced)
+        choice, usage = self.ask([user("Hello!")], thinking_token_budget=0)
+        self.assertEqual(choice["message"], {"role": "assistant", "content": "Hello! How can I help you today?", "refusal": None})
+        self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": 1})  # line breaks
+        for body, part in (({"thinking_token_budget": -2}, "-1 for no limit, or from 0"),
+                           ({"thinking_token_budget": 2, "allowed_token_ids": [1]}, "together with allowed_token_ids")):
+            self.refused(body, "thinking_token_budget", part)
+        status, answer = self.server.complete("Hello!", thinking_token_budget=2)
+        self.assertEqual((status, answer["error"]["param"]), (400, "thinking_token_budget"))
+
+    def closed(self, budget):
+        """The reasoning tokens of an answer whose reasoning was closed, which cost as many as they are."""
+        choice, usage = self.ask([user("Hello!")], thinking_token_budget=budget, max_tokens=100)
+        begun = "This is a simple message.".split(" ")[:max(budget - 1, 0)]  # a line break comes first
+        self.assertEqual(choice["message"]["reasoning"].removesuffix(CONSIDERING).strip(), " ".join(begun))
+        return usage["completion_tokens_details"]["reasoning_tokens"]
+
+    def test_what_is_held_to_a_form_begins_behind_a_closed_reasoning(self):
+        for budget in (0, 3):
+            choice, _ = self.ask([user("Hello!")], thinking_token_budget=budget, guided_choice=["red", "green"])
+            self.assertIn(choice["message"]["content"], ("red", "green"))
+            self.assertEqual(choice["message"].get("reasoning", CONSIDERING)[-len(CONSIDERING):], CONSIDERING)
+            choice, _ = self.ask([user("Hello!")], thinking_token_budget=budget, tools=[ADD], tool_choice=function("add"),
+                                 max_tokens=300)
+            self.assertEqual(choice["message"]["tool_calls"][0]["function"]["name"], "add")
+            # The budget leaves the answer free, and min_tokens is kept where all is free.
+            choice, usage = self.ask([user("Hello!")], thinking_token_budget=budget, min_tokens=80, max_tokens=90)
+            self.assertGreaterEqual(usage["completion_tokens"], 80)
+
+    def test_a_budget_together_as_alone(self):
+        bodies = [{"thinking_token_budget": i % 4, "temperature": 1, "seed": i, "max_tokens": 50} for i in range(12)]
+        alone = [self.server.chat("What is 17 + 25?", **body)[1]["choices"] for body in bodies]
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            together = list(pool.map(lambda body: self.server.chat("What is 17 + 25?", **body)[1]["choices"], bodies))
+        self.assertEqual(together, alone)
 
     def test_has_two_names_in_history(self):
         def n_prompt(**fields):
@@ -376,6 +419,9 @@ class Families(unittest.TestCase):
         _, answer = server.chat("Hello!", tools=[ADD], tool_choice="required", max_tokens=400)
         self.assertEqual(answer["choices"][0]["finish_reason"], "tool_calls")
         self.assertEqual(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "add")
+        _, answer = server.chat("Hello!", thinking_token_budget=0)  # the prompt opened the block
+        self.assertEqual(answer["choices"][0]["message"]["content"], "Hello! How can I help you today?")
+        self.assertEqual(answer["usage"]["completion_tokens_details"], {"reasoning_tokens": 1})
         status, answer = server.chat("Hello!", enable_thinking=False)
         self.assertEqual((status, answer["error"]["param"]), (400, "enable_thinking"))
 

@@ -167,7 +167,7 @@ static void test_reasoning_tokens(void **state) {
         struct answer answer;
         answer_init(&answer, &(struct answer_options){.form = {.thinking = rows[i].thinking}}, &server);
         for (const int32_t *token = rows[i].tokens; *token >= 0; ++token) answer_count_token(&answer, *token);
-        assert_int_equal(answer.n_reasoning_tokens, rows[i].n_reasoning);
+        assert_int_equal(answer.reasoning_tokens.n_tokens, rows[i].n_reasoning);
         answer_finish(&answer);
     }
     tokenizer_destroy(server.tokenizer);
