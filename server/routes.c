@@ -29,7 +29,15 @@ static const struct route {
     {"GET", "/metrics", metrics_get, true},
     {"GET", "/version", version_get, false},
     {"GET", "/server_info", server_info_get, true},
+    {"GET", "/openapi.json", openapi_get, false},
 };
+
+bool routes_entry(size_t index, const char **method, const char **path) {
+    if (index >= sizeof routes / sizeof *routes) return false;
+    *method = routes[index].method;
+    *path = routes[index].path;
+    return true;
+}
 
 static bool path_matches(const struct route *route, const char *path) {
     size_t length = strlen(route->path);

@@ -3,9 +3,16 @@
 #ifndef QUERN_SERVER_ROUTES_H
 #define QUERN_SERVER_ROUTES_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 struct http_request;
 
 /* The `handle` of http_options; user is the struct server. */
 void routes_handle(struct http_request *http, void *user);
+
+/* Method and path of an entry of the table; a path that ends with '/' stands for every longer one. False: there are no
+ * more. */
+bool routes_entry(size_t index, const char **method, const char **path);
 
 #endif
