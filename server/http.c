@@ -23,6 +23,8 @@ enum {
     MAX_DISCARDED_BYTES = 64 << 20, // of a body that is too large, so that its sender gets to read why
 };
 
+static const char REQUEST_ID[] = "X-Request-Id";
+
 struct http {
     struct http_options options;
     char url[320];
@@ -44,6 +46,7 @@ struct http_request {
     struct MHD_Connection *connection; // borrowed
     const char *method;                // borrowed from the connection, as path
     const char *path;
+    char id[HTTP_MAX_REQUEST_ID + 1];
     struct string_builder body;
     size_t n_discarded; // body bytes beyond the limit
     bool handled;
@@ -132,6 +135,10 @@ const char *http_path(const struct http_request *request) {
     return request->path;
 }
 
+const char *http_request_id(const struct http_request *request) {
+    return request->id;
+}
+
 const char *http_header(const struct http_request *request, const char *name) {
     return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
 }
@@ -166,18 +173,14 @@ static bool is_request_id(const char *id) {
     return id[length] == '\0' && length > 0 && length <= HTTP_MAX_REQUEST_ID;
 }
 
-static void add_request_id(const struct http_request *request, struct MHD_Response *made) {
-    static const char name[] = "X-Request-Id";
-    const char *given = http_header(request, name);
-    if (given != NULL && is_request_id(given)) {
-        MHD_add_response_header(made, name, given);
-        return;
-    }
+static void choose_id(struct http_request *request) {
+    const char *given = http_header(request, REQUEST_ID);
     uint64_t random[2];
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) return;
-    char id[40];
-    snprintf(id, sizeof id, "%016llx%016llx", (unsigned long long)random[0], (unsigned long long)random[1]);
-    MHD_add_response_header(made, name, id);
+    if (given != NULL && is_request_id(given))
+        snprintf(request->id, sizeof request->id, "%s", given);
+    else if (getrandom(random, sizeof random, 0) == (ssize_t)sizeof random)
+        snprintf(request->id, sizeof request->id, "%016llx%016llx", (unsigned long long)random[0],
+                 (unsigned long long)random[1]);
 }
 
 static void add_origin(const struct http_request *request, struct MHD_Response *made) {
@@ -194,7 +197,7 @@ static void set_response(struct http_request *request, const struct http_respons
                          struct MHD_Response *made) {
     assert(request->response == NULL);
     if (made == NULL) return; // out of memory: the connection is closed without an answer
-    add_request_id(request, made);
+    if (request->id[0] != '\0') MHD_add_response_header(made, REQUEST_ID, request->id);
     add_origin(request, made);
     if (response->content_type != NULL)
         MHD_add_response_header(made, MHD_HTTP_HEADER_CONTENT_TYPE, response->content_type);
@@ -334,6 +337,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
         *closure = request;
         request->method = method;
         request->path = url;
+        choose_id(request);
         if (!refuse_body(request)) return MHD_YES;
     } else if (*size > 0) {
         receive(request, data, *size);

@@ -60,6 +60,8 @@ bool http_wait_idle(struct http *http, int32_t timeout_ms);
 const char *http_method(const struct http_request *request);
 const char *http_path(const struct http_request *request);                     // decoded, without the query
 const char *http_header(const struct http_request *request, const char *name); // NULL when absent
+/* What its answer's X-Request-Id will say; "" when none could be made. */
+const char *http_request_id(const struct http_request *request);
 /* The request comes from a page of one of cors_origins. */
 bool http_origin_allowed(const struct http_request *request);
 /* The whole body; NULL when it was over max_body_bytes (ERR_TOO_LARGE) or memory ran out. */

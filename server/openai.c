@@ -3,6 +3,7 @@
 #include "engine/log.h"
 #include "server/http.h"
 #include "server/json_writer.h"
+#include "server/routes.h"
 #include "server/server.h"
 #include "server/utf8.h"
 
@@ -115,8 +116,10 @@ void openai_respond_error(struct server *server, struct http_request *request, c
     if (error->challenge != NULL) {
         response.headers[n_headers++] = (struct http_header){"WWW-Authenticate", error->challenge};
     }
+    struct openai_error named = *error;
+    named.request_id = http_request_id(request);
     struct string_builder body = {0};
-    openai_write_error(&body, error);
+    routes_error_writer(http_path(request))(&body, &named);
     http_respond(request, &response, &body);
 }
 

@@ -18,15 +18,19 @@ struct openai_error {
     const char *retry_after; // seconds; NULL: no such header
     const char *allow;       // methods; NULL: no such header
     const char *challenge;   // of WWW-Authenticate; NULL: no such header
+    const char *request_id;  // as X-Request-Id; filled where the error is answered
 };
+
+/* How an API writes the body of an error; the table of routes.c says which. */
+typedef void error_writer(struct string_builder *out, const struct openai_error *error);
 
 /* The one switch from error_code to HTTP. param and message stay borrowed from err. */
 struct openai_error openai_error_from(const struct error *err);
 
 /* {"error": {"message", "type", "param", "code"}} */
-void openai_write_error(struct string_builder *out, const struct openai_error *error);
+error_writer openai_write_error;
 
-/* Answers and logs one line. */
+/* Answers as the path's API does, and logs one line. */
 void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error);
 void openai_respond_failure(struct server *server, struct http_request *request, const struct error *err);
 

@@ -17,19 +17,20 @@ static const struct route {
     const char *path;   // a final '/' stands for every longer path
     void (*handle)(struct server *server, struct http_request *http);
     bool needs_engine;
+    error_writer *write_error; // NULL: as OpenAI
 } routes[] = {
-    {"POST", "/v1/chat/completions", chat_completions_post, true},
-    {"POST", "/v1/chat/completions/render", chat_render_post, true},
-    {"POST", "/v1/completions", completions_post, true},
-    {"POST", "/tokenize", tokenize_post, true},
-    {"POST", "/detokenize", detokenize_post, true},
-    {"GET", "/v1/models", models_get, true},
-    {"GET", "/v1/models/", model_get, true},
-    {"GET", "/health", health_get, false},
-    {"GET", "/metrics", metrics_get, true},
-    {"GET", "/version", version_get, false},
-    {"GET", "/server_info", server_info_get, true},
-    {"GET", "/openapi.json", openapi_get, false},
+    {"POST", "/v1/chat/completions", chat_completions_post, true, NULL},
+    {"POST", "/v1/chat/completions/render", chat_render_post, true, NULL},
+    {"POST", "/v1/completions", completions_post, true, NULL},
+    {"POST", "/tokenize", tokenize_post, true, NULL},
+    {"POST", "/detokenize", detokenize_post, true, NULL},
+    {"GET", "/v1/models", models_get, true, NULL},
+    {"GET", "/v1/models/", model_get, true, NULL},
+    {"GET", "/health", health_get, false, NULL},
+    {"GET", "/metrics", metrics_get, true, NULL},
+    {"GET", "/version", version_get, false, NULL},
+    {"GET", "/server_info", server_info_get, true, NULL},
+    {"GET", "/openapi.json", openapi_get, false, NULL},
 };
 
 bool routes_entry(size_t index, const char **method, const char **path) {
@@ -43,6 +44,13 @@ static bool path_matches(const struct route *route, const char *path) {
     size_t length = strlen(route->path);
     if (route->path[length - 1] != '/') return strcmp(route->path, path) == 0;
     return strncmp(route->path, path, length) == 0 && path[length] != '\0';
+}
+
+error_writer *routes_error_writer(const char *path) {
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; ++i) {
+        if (path_matches(&routes[i], path) && routes[i].write_error != NULL) return routes[i].write_error;
+    }
+    return openai_write_error;
 }
 
 static bool method_matches(const struct route *route, const char *method) {
