@@ -1,27 +1,31 @@
 #include "server/answer.h"
 
-#include "server/json_writer.h"
-
 #include <stdlib.h>
-#include <string.h>
 
 /* --- what the parser finds --- */
 
-static struct answer_call *add_call(struct answer *answer) {
-    if (answer->n_calls == answer->calls_capacity) {
-        int32_t capacity = 2 * answer->calls_capacity + 4;
-        struct answer_call *calls = realloc(answer->calls, (size_t)capacity * sizeof *calls);
-        if (calls == NULL) {
+static struct answer_part *add_part(struct answer *answer, enum answer_part_kind kind) {
+    if (answer->n_parts == answer->parts_capacity) {
+        int32_t capacity = 2 * answer->parts_capacity + 4;
+        struct answer_part *parts = realloc(answer->parts, (size_t)capacity * sizeof *parts);
+        if (parts == NULL) {
             answer->failure = ERR_MEMORY;
             return NULL;
         }
-        answer->calls = calls;
-        answer->calls_capacity = capacity;
+        answer->parts = parts;
+        answer->parts_capacity = capacity;
     }
-    struct answer_call *call = &answer->calls[answer->n_calls++];
-    *call = (struct answer_call){.is_begun = false};
-    server_next_id(answer->server, "call_", call->id);
-    return call;
+    struct answer_part *part = &answer->parts[answer->n_parts++];
+    *part = (struct answer_part){.kind = kind, .call_index = answer->n_calls};
+    if (kind == PART_CALL) ++answer->n_calls;
+    server_next_id(answer->server, "", part->id);
+    return part;
+}
+
+/* What goes on; of another kind, a new one. */
+static struct answer_part *part_of(struct answer *answer, enum answer_part_kind kind) {
+    struct answer_part *last = answer->n_parts > 0 ? &answer->parts[answer->n_parts - 1] : NULL;
+    return last != NULL && last->kind == kind ? last : add_part(answer, kind);
 }
 
 static void append(struct answer *answer, struct string_builder *builder, const struct answer_event *event) {
@@ -30,41 +34,31 @@ static void append(struct answer *answer, struct string_builder *builder, const 
 }
 
 static void take_event(void *user, const struct answer_event *event) {
+    static const enum answer_part_kind kinds[] = {[ANSWER_REASONING] = PART_REASONING,
+                                                  [ANSWER_CONTENT] = PART_CONTENT,
+                                                  [ANSWER_CALL] = PART_CALL,
+                                                  [ANSWER_ARGUMENTS] = PART_CALL};
     struct answer *answer = user;
-    struct answer_call *call;
-    if (answer->failure != ERR_NONE) return;
-    switch (event->kind) {
-    case ANSWER_REASONING:
-        if (!answer->drops_reasoning) append(answer, &answer->reasoning, event);
-        break;
-    case ANSWER_CONTENT:
-        append(answer, &answer->content, event);
-        break;
-    case ANSWER_CALL:
-        call = add_call(answer);
-        if (call != NULL) append(answer, &call->name, event);
-        break;
-    case ANSWER_ARGUMENTS:
-        append(answer, &answer->calls[answer->n_calls - 1].arguments, event);
-        break;
-    }
+    if (answer->failure != ERR_NONE || (event->kind == ANSWER_REASONING && answer->drops_reasoning)) return;
+    enum answer_part_kind kind = kinds[event->kind];
+    struct answer_part *part = event->kind == ANSWER_CALL ? add_part(answer, kind) : part_of(answer, kind);
+    if (part != NULL) append(answer, event->kind == ANSWER_CALL ? &part->name : &part->text, event);
 }
 
 void answer_init(struct answer *answer, const struct answer_options *options, struct server *server) {
     *answer = (struct answer){.server = server,
                               .drops_reasoning = options->drops_reasoning,
+                              .keeps_text = options->keeps_text,
                               .reasoning_tokens = reasoning_count_begin(options->form.thinking)};
     answer_parser_init(&answer->parser, &options->form, take_event, answer);
 }
 
 void answer_finish(struct answer *answer) {
-    for (int32_t i = 0; i < answer->n_calls; ++i) {
-        string_builder_finish(&answer->calls[i].name);
-        string_builder_finish(&answer->calls[i].arguments);
+    for (int32_t i = 0; i < answer->n_parts; ++i) {
+        string_builder_finish(&answer->parts[i].name);
+        string_builder_finish(&answer->parts[i].text);
     }
-    free(answer->calls);
-    string_builder_finish(&answer->reasoning);
-    string_builder_finish(&answer->content);
+    free(answer->parts);
     answer_parser_finish(&answer->parser);
 }
 
@@ -81,6 +75,7 @@ bool answer_push(struct answer *answer, struct string_builder *text) {
 
 void answer_end(struct answer *answer) {
     answer_parser_end(&answer->parser);
+    answer->is_over = true;
 }
 
 bool answer_check(const struct answer *answer, struct error *err) {
@@ -88,87 +83,32 @@ bool answer_check(const struct answer *answer, struct error *err) {
     return !failed || fail(err, ERR_MEMORY, "no memory for the answer");
 }
 
-/* --- JSON --- */
+/* --- what is told --- */
 
-static void write_member(struct string_builder *out, const char *name, const struct string_builder *text) {
-    json_write_format(out, "\"%s\":", name);
-    json_write_string(out, text->data, text->length);
-}
-
-static void write_reasoning(struct string_builder *out, const struct string_builder *reasoning) {
-    write_member(out, "reasoning_content", reasoning);
-    string_builder_append_text(out, ",");
-    write_member(out, "reasoning", reasoning);
-}
-
-static void write_call(struct string_builder *out, const struct answer_call *call, bool with_arguments) {
-    static const struct string_builder none = {0};
-    json_write_format(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{", call->id);
-    write_member(out, "name", &call->name);
-    string_builder_append_text(out, ",");
-    write_member(out, "arguments", with_arguments ? &call->arguments : &none);
-    string_builder_append_text(out, "}");
-}
-
-void answer_write_message(const struct answer *answer, struct string_builder *out) {
-    string_builder_append_text(out, "\"message\":{\"role\":\"assistant\",");
-    if (answer->content.length == 0 && answer->n_calls > 0)
-        string_builder_append_text(out, "\"content\":null");
-    else
-        write_member(out, "content", &answer->content);
-    string_builder_append_text(out, ",\"refusal\":null");
-    if (answer->reasoning.length > 0) {
-        string_builder_append_text(out, ",");
-        write_reasoning(out, &answer->reasoning);
-    }
-    for (int32_t i = 0; i < answer->n_calls; ++i) {
-        string_builder_append_text(out, i == 0 ? ",\"tool_calls\":[{" : ",{");
-        write_call(out, &answer->calls[i], true);
-        string_builder_append_text(out, "}");
-    }
-    string_builder_append_text(out, answer->n_calls > 0 ? "]}" : "}");
-}
-
-/* The next call that has something new; those before it are complete. */
-static struct answer_call *next_call(struct answer *answer) {
-    for (; answer->n_written_calls < answer->n_calls; ++answer->n_written_calls) {
-        struct answer_call *call = &answer->calls[answer->n_written_calls];
-        if (!call->is_begun || call->arguments.length > 0) return call;
-        if (answer->n_written_calls == answer->n_calls - 1) return NULL; // it may go on
-    }
-    return NULL;
-}
-
-static void write_call_delta(const struct answer *answer, struct answer_call *call, struct string_builder *out) {
-    json_write_format(out, "\"delta\":{\"tool_calls\":[{\"index\":%d,", (int)answer->n_written_calls);
-    if (!call->is_begun) {
-        write_call(out, call, false);
-        call->is_begun = true;
-    } else {
-        string_builder_append_text(out, "\"function\":{");
-        write_member(out, "arguments", &call->arguments);
-        string_builder_append_text(out, "}");
-        call->arguments.length = 0;
-    }
-    string_builder_append_text(out, "}]}");
-}
-
-bool answer_write_delta(struct answer *answer, struct string_builder *out) {
-    struct answer_call *call = NULL;
-    if (answer->reasoning.length > 0) {
-        string_builder_append_text(out, "\"delta\":{");
-        write_reasoning(out, &answer->reasoning);
-        string_builder_append_text(out, "}");
-        answer->reasoning.length = 0;
-    } else if (answer->content.length > 0) {
-        string_builder_append_text(out, "\"delta\":{");
-        write_member(out, "content", &answer->content);
-        string_builder_append_text(out, "}");
-        answer->content.length = 0;
-    } else if ((call = next_call(answer)) != NULL) {
-        write_call_delta(answer, call, out);
-    } else {
-        return false;
-    }
+static bool tell(struct answer_delta *delta, enum answer_delta_kind kind, const struct answer_part *part) {
+    *delta = (struct answer_delta){.kind = kind, .part = part};
     return true;
+}
+
+static bool tell_text(struct answer_delta *delta, struct answer_part *part) {
+    tell(delta, PART_GROWS, part);
+    delta->text = part->text.data + part->n_told;
+    delta->length = part->text.length - part->n_told;
+    part->n_told = part->text.length;
+    return true;
+}
+
+bool answer_next(struct answer *answer, struct answer_delta *delta) {
+    if (answer->n_told == answer->n_parts) return false;
+    struct answer_part *part = &answer->parts[answer->n_told];
+    bool is_last = answer->n_told == answer->n_parts - 1;
+    if (!part->is_begun) {
+        part->is_begun = true;
+        return tell(delta, PART_BEGINS, part);
+    }
+    if (part->n_told == part->text.length && !answer->keeps_text) part->n_told = part->text.length = 0;
+    if (part->n_told < part->text.length) return tell_text(delta, part);
+    if (is_last && !answer->is_over) return false; // it may go on
+    ++answer->n_told;
+    return tell(delta, PART_ENDS, part);
 }

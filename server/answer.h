@@ -1,9 +1,7 @@
-/* The answer of one choice of a chat, as clients are told it: what the parser finds, as a whole or as deltas.
+/* The answer of one choice as its parts, in order: reasoning, content and tool calls, whole or as they grow.
  *
- * message: {"role", "content", "refusal"}, and where there are any "reasoning_content" with its second name
- * "reasoning", and "tool_calls". content is null beside calls without content. Of deltas each holds one of reasoning,
- * content, the beginning of a call ("index", "id", "type", name, arguments "") or more of its arguments: joined in
- * order they are the message. */
+ * What an endpoint makes of them is its own affair (generation.h). Deltas of a part come in order, and parts one after
+ * the other: a part ends before the next begins. */
 #ifndef QUERN_SERVER_ANSWER_H
 #define QUERN_SERVER_ANSWER_H
 
@@ -17,27 +15,44 @@
 #include <stdint.h>
 
 struct answer_options {
-    struct answer_form form;
-    bool drops_reasoning; // it is counted, and told to nobody
+    struct answer_form form; // zeroed: all is content
+    bool drops_reasoning;    // it is counted, and no part
+    bool keeps_text;         // text that was told stays in its part
 };
 
-struct answer_call {
-    char id[SERVER_ID_SIZE];
-    struct string_builder name;
-    struct string_builder arguments; // deltas: what is not written yet
-    bool is_begun;                   // deltas: id and name were written
+enum answer_part_kind { PART_REASONING, PART_CONTENT, PART_CALL };
+
+struct answer_part {
+    enum answer_part_kind kind;
+    char id[SERVER_ID_SIZE];    // 24 hexadecimal digits; an endpoint puts its prefix before them
+    struct string_builder name; // of a call
+    int32_t call_index;         // of a call, among the calls
+    struct string_builder text; // of a call: the JSON of its arguments; told in pieces: what is not told yet, or all
+    size_t n_told;              // bytes of text
+    bool is_begun;              // this was told, as the next
+    bool is_ended;
+};
+
+enum answer_delta_kind { PART_BEGINS, PART_GROWS, PART_ENDS };
+
+struct answer_delta {
+    enum answer_delta_kind kind;
+    const struct answer_part *part; // valid until the next call, as text
+    const char *text;               // [length] of a part that grows
+    size_t length;
 };
 
 struct answer {
     struct server *server; // borrowed; for ids
     bool drops_reasoning;
+    bool keeps_text;
+    bool is_over; // answer_end was called
     struct answer_parser parser;
-    struct string_builder reasoning; // deltas: what is not written yet, as content
-    struct string_builder content;
-    struct answer_call *calls; // [n_calls], owned
+    struct answer_part *parts; // [n_parts], owned
+    int32_t n_parts;
+    int32_t parts_capacity;
     int32_t n_calls;
-    int32_t calls_capacity;
-    int32_t n_written_calls; // deltas
+    int32_t n_told; // parts that have ended and were told
     enum error_code failure;
 
     struct reasoning_count reasoning_tokens;
@@ -55,10 +70,7 @@ bool answer_push(struct answer *answer, struct string_builder *text);
 void answer_end(struct answer *answer);
 bool answer_check(const struct answer *answer, struct error *err);
 
-/* "message":{…} */
-void answer_write_message(const struct answer *answer, struct string_builder *out);
-
-/* Appends the next "delta":{…}; false when there is nothing new. */
-bool answer_write_delta(struct answer *answer, struct string_builder *out);
+/* The next thing to tell; false when there is nothing new. */
+bool answer_next(struct answer *answer, struct answer_delta *delta);
 
 #endif

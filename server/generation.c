@@ -2,15 +2,52 @@
 
 #include "engine/engine.h"
 #include "server/allowed_tokens.h"
-#include "server/generation_internal.h"
+#include "server/generation_state.h"
 #include "server/openai.h"
 #include "server/server.h"
 #include "server/thinking_budget.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* --- the deferred request --- */
+
+/* What a choice has to tell, and its end. */
+static void write_choice(struct generation *generation, struct choice *choice) {
+    const struct generation_writer *writer = generation->writer;
+    struct answer_delta delta;
+    while (answer_next(&choice->answer, &delta)) writer->write_delta(generation, choice, &delta, &generation->out);
+    if (choice->end == CHOICE_RUNS) return;
+    writer->write_choice_end(generation, choice, &generation->out);
+    choice->is_told = true;
+}
+
+/* Turns what came into events in out. */
+static void write_events(struct generation *generation) {
+    const struct generation_writer *writer = generation->writer;
+    if (generation->error.code != ERR_NONE) {
+        const struct openai_error error = openai_error_from(&generation->error);
+        writer->write_error(generation, &error, &generation->out);
+        generation->is_over = true;
+        return;
+    }
+    if (!generation->is_begun) writer->write_begin(generation, &generation->out);
+    generation->is_begun = true;
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        if (!generation->choices[i].is_told) write_choice(generation, &generation->choices[i]);
+    }
+    if (generation->n_unfinished > 0) return;
+    writer->write_end(generation, &generation->out);
+    generation->is_over = true;
+}
+
+/* The whole answer, once all choices have ended. */
+static void respond(struct generation *generation, struct http_request *http) {
+    struct string_builder body = {0};
+    generation->writer->write_body(generation, &body);
+    openai_respond_json(http, &body);
+}
 
 static void advance(void *state, struct http_request *http) {
     struct generation *generation = state;
@@ -20,7 +57,7 @@ static void advance(void *state, struct http_request *http) {
         return;
     }
     if (!generation->request.stream) {
-        if (generation->n_unfinished == 0) generation_respond(generation, http);
+        if (generation->n_unfinished == 0) respond(generation, http);
         return;
     }
     bool begun = generation->n_unfinished < generation->n_choices || http_is_quiet(http);
@@ -30,20 +67,20 @@ static void advance(void *state, struct http_request *http) {
         http, &(struct http_response){.status = 200,
                                       .content_type = "text/event-stream; charset=utf-8",
                                       .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
-    generation_write_events(generation);
+    write_events(generation);
 }
 
 static ssize_t read_out(void *state, struct http_request *http, char *buffer, size_t size) {
     struct generation *generation = state;
     struct string_builder *out = &generation->out;
-    if (generation->n_read == out->length && !generation->said_done) {
+    if (generation->n_read == out->length && !generation->is_over) {
         out->length = generation->n_read = 0;
         generation_take_tokens(generation, http);
-        generation_write_events(generation);
+        write_events(generation);
         if (out->length == 0 && http_is_quiet(http)) string_builder_append_text(out, ": keep-alive\n\n");
     }
     size_t n = out->length - generation->n_read;
-    if (n == 0) return generation->said_done || out->failure != ERR_NONE ? HTTP_STREAM_END : HTTP_STREAM_WAIT;
+    if (n == 0) return generation->is_over || out->failure != ERR_NONE ? HTTP_STREAM_END : HTTP_STREAM_WAIT;
     n = n < size ? n : size;
     memcpy(buffer, out->data + generation->n_read, n);
     generation->n_read += n;
@@ -55,7 +92,11 @@ static const char *outcome(const struct generation *generation, bool complete) {
     if (generation->error.code == ERR_UNAVAILABLE) return "stopping";
     if (generation->error.code != ERR_NONE) return "error";
     if (!complete) return "client_gone";
-    return generation->choices[generation->n_choices - 1].finish_reason;
+    return choice_end_word(generation->choices[generation->n_choices - 1].end);
+}
+
+static void finish_state(const struct generation_writer *writer, void *state) {
+    if (writer->finish != NULL) writer->finish(state);
 }
 
 static void destroy(struct generation *generation, const char *finish) {
@@ -65,7 +106,6 @@ static void destroy(struct generation *generation, const char *finish) {
         detokenizer_finish(&choice->detokenizer);
         answer_finish(&choice->answer);
         string_builder_finish(&choice->text);
-        string_builder_finish(&choice->before);
         logprobs_finish(&choice->logprobs);
         string_builder_finish(&choice->ids);
         string_builder_finish(&choice->prompt_ids);
@@ -77,6 +117,7 @@ static void destroy(struct generation *generation, const char *finish) {
     string_builder_finish(&generation->head);
     string_builder_finish(&generation->out);
     openai_request_finish(&generation->request);
+    finish_state(generation->writer, generation->state);
     free(generation);
 }
 
@@ -95,6 +136,7 @@ static void begin_with_prompt(struct generation *generation, const struct token_
         const struct openai_prompt *given = &generation->request.prompts[i / generation->request.n_choices];
         if (given->text.data != NULL) {
             string_builder_append(&choice->text, given->text.data, given->text.length);
+            answer_push(&choice->answer, &choice->text);
             continue;
         }
         static const struct stop_strings no_stops;
@@ -103,6 +145,7 @@ static void begin_with_prompt(struct generation *generation, const struct token_
         for (size_t t = 0; t < ids->count; ++t) detokenizer_push(&plain, ids->ids[t], &choice->text);
         detokenizer_flush(&plain, &choice->text);
         detokenizer_finish(&plain);
+        answer_push(&choice->answer, &choice->text);
     }
 }
 
@@ -116,17 +159,20 @@ static struct generation *create(struct server *server, struct http_request *htt
         return NULL;
     }
     generation->server = server;
-    generation->format = options->format;
+    generation->writer = options->writer;
+    generation->created_s = (int64_t)time(NULL);
     generation->request = *options->request;
     *options->request = (struct openai_request){0};
     generation->n_choices = generation->n_unfinished = n_choices;
-    generation->parses = options->answer != NULL;
-    generation->thinking = options->answer != NULL ? options->answer->form.thinking : ANSWER_NEVER_THINKS;
-    server_next_id(server, options->format->id_prefix, generation->id);
+    generation->thinking = options->answer.form.thinking;
+    server_next_id(server, options->writer->id_prefix, generation->id);
+    struct answer_options answer = options->answer;
+    answer.keeps_text = options->writer->keeps_text;
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
+        choice->index = i;
         choice->detokenizer = (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
-        if (generation->parses) answer_init(&choice->answer, options->answer, server);
+        answer_init(&choice->answer, &answer, server);
         const struct token_list *prompt = &options->prompts[i / generation->request.n_choices];
         choice->n_prompt = (int32_t)prompt->count;
         for (int32_t t = 0; generation->request.return_token_ids && t < choice->n_prompt; ++t)
@@ -134,19 +180,21 @@ static struct generation *create(struct server *server, struct http_request *htt
         if (generation_prompt_scores(&generation->request) > 0)
             generation_take_prompt_token(generation, choice, prompt->ids[0], NULL);
     }
-    if (generation->request.stream) generation_prepare_stream(generation);
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
-    bool ends_early = options->answer != NULL && options->answer->form.one_call;
+    bool ends_early = answer.form.one_call;
     const struct stream_options stream = {
         .request = http,
         .wake_on_token = generation->request.stream || generation->request.stops.count > 0 || ends_early,
         .n_choices = generation->n_choices,
         .id = generation->id,
-        .endpoint = options->format->endpoint,
+        .endpoint = options->writer->endpoint,
         .log = server->log,
     };
     generation->stream = stream_create(&stream, err);
-    if (generation->stream != NULL) return generation;
+    if (generation->stream != NULL) {
+        generation->state = options->state; // until here it is the caller's
+        return generation;
+    }
     destroy(generation, NULL);
     return NULL;
 }
@@ -183,7 +231,7 @@ static bool submit_all(struct generation *generation, const struct token_list *p
             .n_prompt = (int32_t)prompts[i / given->n_choices].count,
             .max_new_tokens = given->echo_only            ? 1 // the engine always makes one
                               : given->max_new_tokens > 0 ? given->max_new_tokens
-                                                          : generation->format->max_new_tokens,
+                                                          : generation->writer->max_new_tokens,
             .sampling = given->sampling,
             .ignore_eos = given->ignore_eos,
             .n_scores = given->n_scores,
@@ -224,10 +272,10 @@ static bool check_lengths(struct server *server, struct http_request *http, cons
                  "the answer",
                  n_prompt, (int)limit);
         } else if (n_prompt + (size_t)wanted > (size_t)limit) {
-            fail_param(&err, ERR_INVALID, "max_tokens",
-                       "%zu prompt tokens and %d new tokens (max_tokens) make %zu, but the context of this model "
-                       "holds %d",
-                       n_prompt, (int)wanted, n_prompt + (size_t)wanted, (int)limit);
+            const char *name = options->writer->limit_name;
+            fail_param(&err, ERR_INVALID, name,
+                       "%zu prompt tokens and %d new tokens (%s) make %zu, but the context of this model holds %d",
+                       n_prompt, (int)wanted, name, n_prompt + (size_t)wanted, (int)limit);
         }
         if (err.code == ERR_NONE) continue;
         struct openai_error error = openai_error_from(&err);
@@ -239,11 +287,14 @@ static bool check_lengths(struct server *server, struct http_request *http, cons
 }
 
 void generation_start(struct server *server, struct http_request *http, const struct generation_options *options) {
-    if (!check_lengths(server, http, options)) return;
     struct error err;
-    struct generation *generation = create(server, http, options, &err);
+    struct generation *generation = NULL;
+    if (check_lengths(server, http, options)) {
+        generation = create(server, http, options, &err);
+        if (generation == NULL) openai_respond_failure(server, http, &err);
+    }
     if (generation == NULL) {
-        openai_respond_failure(server, http, &err);
+        finish_state(options->writer, options->state);
         return;
     }
     // Deferred last: until then no one but us can end it.

@@ -1,8 +1,10 @@
-/* The life of one request that generates, from submit to the last byte: what chat and plain completions share.
+/* The life of one request that generates, from submit to the last byte: what all endpoints that generate share.
  *
  * All choices are submitted or none. A stream begins with the first token (or after HTTP_QUIET_NS), so that a failure
  * before it still gets its own status; a later failure is an event in the stream. A stop string ends a choice with
- * reason "stop". When the client leaves, all choices are cancelled at once. */
+ * reason "stop". When the client leaves, all choices are cancelled at once.
+ *
+ * What is written is the endpoint's: its writer sees the answers as parts (server/answer.h), whole or as they grow. */
 #ifndef QUERN_SERVER_GENERATION_H
 #define QUERN_SERVER_GENERATION_H
 
@@ -14,30 +16,45 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct choice;
+struct generation;
 struct http_request;
+struct openai_error;
 struct server;
 
-/* How an endpoint writes: its names, and the JSON around a text. */
-struct generation_format {
+/* How an endpoint writes; static. Its functions append to out, read the generation (generation_state.h) and keep
+ * what they have to remember in its state. Errors before the stream are written as routes.c says. */
+struct generation_writer {
     const char *endpoint; // for the log
     const char *id_prefix;
+    const char *limit_name; // of the field that limits the answer's tokens, for messages
     int32_t max_new_tokens; // where the request names none; cut to what the context leaves
-    const char *body_object;
-    const char *chunk_object;
-    const char *body_before, *body_after;   // around the whole text in a body, unless it is parsed
-    const char *chunk_before, *chunk_after; // around a piece of it in a chunk, unless it is parsed
-    const char *chunk_first;                // what the first chunk of a choice holds, NULL: there is none
-    const char *chunk_last;                 // what the chunk with finish_reason holds
     enum logprobs_form logprobs;
-    bool prompt_ids_at_top; // prompt_token_ids stand beside the choices; otherwise in each
+    bool keeps_text;    // a stream needs all text of a part when it ends
+    const void *format; // for the functions, NULL: they need none
+
+    /* The whole answer as one body, once all choices have ended. */
+    void (*write_body)(struct generation *generation, struct string_builder *out);
+
+    /* A stream: begin once, then of each choice its deltas in order and its end, and at last the end of all; an error
+     * stands in the place of what is left. */
+    void (*write_begin)(struct generation *generation, struct string_builder *out);
+    void (*write_delta)(struct generation *generation, struct choice *choice, const struct answer_delta *delta,
+                        struct string_builder *out);
+    void (*write_choice_end)(struct generation *generation, struct choice *choice, struct string_builder *out);
+    void (*write_end)(struct generation *generation, struct string_builder *out);
+    void (*write_error)(struct generation *generation, const struct openai_error *error, struct string_builder *out);
+
+    void (*finish)(void *state); // frees it, takes NULL; NULL: there is no state
 };
 
 struct generation_options {
-    const struct generation_format *format; // static
+    const struct generation_writer *writer; // static
+    void *state;                            // of the writer; finished in any case
     struct openai_request *request;         // moved if it is taken on; the caller finishes what is left
     const struct token_list *prompts;       // [n_prompts], copied; request->n_choices for each
     int32_t n_prompts;
-    const struct answer_options *answer; // NULL: text as it is; copied, what it points to belongs to request
+    struct answer_options answer; // what it points to belongs to request
 };
 
 /* Answers, defers, or answers with what went wrong. */

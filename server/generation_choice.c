@@ -1,5 +1,5 @@
-/* The tokens of each choice to text, up to where it ends. */
-#include "server/generation_internal.h"
+/* The tokens of each choice to parts of its answer, up to where it ends. */
+#include "server/generation_state.h"
 
 #include "engine/engine.h"
 #include "server/json_writer.h"
@@ -47,30 +47,26 @@ static bool take_token(struct generation *generation, struct choice *choice, siz
     ++choice->n_generated;
     if (generation->request.return_token_ids) generation_write_id(&choice->ids, token);
     if (generation->request.n_scores > 0)
-        logprobs_add(&choice->logprobs, generation->format->logprobs, generation->server->tokenizer, token,
+        logprobs_add(&choice->logprobs, generation->writer->logprobs, generation->server->tokenizer, token,
                      &choice->delivery.scores[index]);
     if (is_end_token(generation, token)) return false;
     detokenizer_push(&choice->detokenizer, token, &choice->text);
-    if (generation->parses) {
-        answer_count_token(&choice->answer, token);
-        answer_push(&choice->answer, &choice->text);
-    }
+    answer_count_token(&choice->answer, token);
+    answer_push(&choice->answer, &choice->text);
     return is_complete(choice);
 }
 
 static void finish_choice(struct generation *generation, struct choice *choice, const struct engine_event *last) {
     detokenizer_flush(&choice->detokenizer, &choice->text);
-    if (generation->parses) {
-        answer_push(&choice->answer, &choice->text);
-        answer_end(&choice->answer);
-    }
+    answer_push(&choice->answer, &choice->text);
+    answer_end(&choice->answer);
     bool stopped = is_complete(choice);
     choice->last = *last;
     --generation->n_unfinished;
-    choice->finish_reason = !stopped && last->reason != FINISH_STOP ? "length"
-                            : choice->answer.n_calls > 0            ? "tool_calls"
-                                                                    : "stop";
-    if (generation->request.echo_only) choice->finish_reason = "length"; // what came is not told
+    choice->end = !stopped && last->reason != FINISH_STOP ? CHOICE_CUT
+                  : choice->answer.n_calls > 0            ? CHOICE_CALLED
+                                                          : CHOICE_STOPPED;
+    if (generation->request.echo_only) choice->end = CHOICE_CUT; // what came is not told
     if (stopped) {
         if (last->reason == FINISH_CANCELLED) atomic_fetch_add(&generation->server->n_stopped_by_string, 1);
         return;
@@ -105,7 +101,7 @@ void generation_take_prompt_token(struct generation *generation, struct choice *
     }
     if (request->echo && request->n_scores > 0) {
         if (scores != NULL) cut = cut_scores(scores, request->n_scores);
-        logprobs_add(&choice->logprobs, generation->format->logprobs, tokenizer, token, scores != NULL ? &cut : NULL);
+        logprobs_add(&choice->logprobs, generation->writer->logprobs, tokenizer, token, scores != NULL ? &cut : NULL);
     }
 }
 
@@ -123,16 +119,34 @@ static void take_choice(struct generation *generation, int32_t index) {
     if (delivery->lost) {
         fail(error_slot(generation), ERR_MEMORY, "memory ran out while tokens waited for the client");
     }
-    string_builder_check(&choice->text, "the answer", error_slot(generation));
     if (delivery->finished) finish_choice(generation, choice, &delivery->last);
-    if (generation->parses) answer_check(&choice->answer, error_slot(generation));
+    answer_check(&choice->answer, error_slot(generation));
 }
 
 void generation_take_tokens(struct generation *generation, struct http_request *http) {
     for (int32_t i = 0; i < generation->n_choices; ++i) {
-        if (generation->choices[i].finish_reason == NULL) take_choice(generation, i);
+        if (generation->choices[i].end == CHOICE_RUNS) take_choice(generation, i);
     }
     if (http_closing(http) && generation->n_unfinished > 0) {
         fail(error_slot(generation), ERR_UNAVAILABLE, "the server is stopping");
     }
+}
+
+struct generation_usage generation_usage(const struct generation *generation) {
+    struct generation_usage usage = {0};
+    for (int32_t i = 0; i < generation->n_choices; ++i) {
+        const struct choice *choice = &generation->choices[i];
+        bool first = i % generation->request.n_choices == 0;
+        usage.n_prompt += first ? choice->last.n_prompt : 0;
+        usage.n_cached += first ? choice->last.n_cached : 0;
+        usage.n_generated += choice->n_generated;
+        usage.n_reasoning += choice->answer.reasoning_tokens.n_tokens;
+    }
+    return usage;
+}
+
+const char *choice_end_word(enum choice_end end) {
+    static const char *const words[] = {
+        [CHOICE_RUNS] = NULL, [CHOICE_STOPPED] = "stop", [CHOICE_CUT] = "length", [CHOICE_CALLED] = "tool_calls"};
+    return words[end];
 }

@@ -1,5 +1,6 @@
 /* Messages and deltas as clients read them; which tokens count as reasoning. */
 #include "server/answer.h"
+#include "server/chat_answer.h"
 #include "tests/test.h"
 
 #include <stdio.h>
@@ -44,7 +45,7 @@ static void expect_message(const struct answer_options *options, const char *tex
     push(&answer, text, strlen(text));
     answer_end(&answer);
     assert_true(answer_check(&answer, &err));
-    answer_write_message(&answer, &out);
+    chat_write_message(&answer, &out);
     hide_ids(out.data);
     assert_string_equal(out.data, expected);
     string_builder_finish(&out);
@@ -75,6 +76,13 @@ static void test_messages(void **state) {
     expect_message(&quiet, "<think>why</think>so", HEAD "\"so\",\"refusal\":null}");
 }
 
+static void write_deltas(struct answer *answer, struct string_builder *out) {
+    struct answer_delta delta;
+    while (answer_next(answer, &delta)) {
+        if (chat_write_delta(&delta, out)) string_builder_append_text(out, "\n");
+    }
+}
+
 /* All deltas of an answer that comes in pieces of n bytes, one a line. */
 static char *deltas(const struct answer_options *options, const char *text, size_t n) {
     struct server server = make_server();
@@ -84,10 +92,10 @@ static char *deltas(const struct answer_options *options, const char *text, size
     size_t length = strlen(text);
     for (size_t i = 0; i < length; i += n) {
         push(&answer, text + i, n < length - i ? n : length - i);
-        while (answer_write_delta(&answer, &out)) string_builder_append_text(&out, "\n");
+        write_deltas(&answer, &out);
     }
     answer_end(&answer);
-    while (answer_write_delta(&answer, &out)) string_builder_append_text(&out, "\n");
+    write_deltas(&answer, &out);
     answer_finish(&answer);
     tokenizer_destroy(server.tokenizer);
     string_builder_append_text(&out, "");
@@ -141,7 +149,7 @@ static void test_one_call_completes_the_answer(void **state) {
     assert_true(answer_push(&answer, &text));
     answer_end(&answer);
     assert_int_equal(answer.n_calls, 1);
-    assert_int_equal(answer.content.length, 0);
+    assert_int_equal(answer.n_parts, 1);
     string_builder_finish(&text);
     answer_finish(&answer);
     tokenizer_destroy(server.tokenizer);
