@@ -196,7 +196,8 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
         .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape,                                    \
         .workspace_bytes = workspace_bytes, .embed = cpu_embed, .rmsnorm_qkv = rmsnorm_qkv_,                           \
         .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, .mlp = cpu_mlp,              \
-        .lm_head = cpu_lm_head, .adjust = cpu_adjust, .sample = cpu_sample, .count = cpu_count, .score = cpu_score,    \
+        .pool = cpu_pool, .lm_head = cpu_lm_head, .adjust = cpu_adjust, .sample = cpu_sample, .count = cpu_count,      \
+        .score = cpu_score,                                                                                            \
     }
 
 const struct backend_ops *cpu_backend(bool fused) {

@@ -55,6 +55,7 @@ bool cpu_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *w
 bool cpu_paged_attention(const struct context *ctx, int32_t layer, struct error *err);
 bool cpu_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cpu_pool(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cpu_adjust(const struct context *ctx, struct error *err);
 bool cpu_count(const struct context *ctx, struct error *err);

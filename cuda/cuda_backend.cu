@@ -41,6 +41,7 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .paged_attention = cuda_paged_attention,
         .attention_output = cuda_attention_output,
         .mlp = cuda_mlp,
+        .pool = cuda_pool,
         .lm_head = cuda_lm_head,
         .adjust = cuda_adjust,
         .sample = cuda_sample,

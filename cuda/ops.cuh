@@ -13,6 +13,7 @@ bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err);
 bool cuda_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool cuda_pool(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_adjust(const struct context *ctx, struct error *err);
 bool cuda_count(const struct context *ctx, struct error *err);

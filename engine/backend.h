@@ -104,6 +104,11 @@ struct backend_ops {
     /* n = rmsnorm(x[r]) * post_attention_norm; x[r] += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ. */
     bool (*mlp)(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 
+    /* For each of pools: sums[c] of its place (0 when n_before is) += state[c] of its rows, one row after another,
+     * where the state is rmsnorm(x[r]) * final_norm; with a result, pooled[result - 1] = sums / (n_before + n_rows).
+     * May write normed and row_scales. */
+    bool (*pool)(const struct context *ctx, const struct weights *weights, struct error *err);
+
     /* logits[i] = (rmsnorm(x[samples[i].row]) * final_norm) · lm_headᵀ. */
     bool (*lm_head)(const struct context *ctx, const struct weights *weights, struct error *err);
 

@@ -21,7 +21,8 @@ static void place_rows(struct arena *arena, struct batch *batch, int32_t max_row
     batch->row_seqs = arena_take(arena, rows, sizeof(int32_t));
     batch->query_starts = arena_take(arena, seqs + 1, sizeof(int32_t));
     batch->kv_lens = arena_take(arena, seqs, sizeof(int32_t));
-    batch->samples = arena_take(arena, seqs, sizeof(struct sample_row)); // last: copied up to what is used
+    batch->samples = arena_take(arena, seqs, sizeof(struct sample_row)); // these last: copied up to what is used
+    batch->pools = arena_take(arena, seqs, sizeof(struct pool_rows));
 }
 
 static struct layout place_batch(struct arena *arena, const struct context_limits *limits) {
@@ -48,6 +49,8 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
     scratch->adjusted = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
     scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));
     scratch->scores = arena_take(arena, seqs, sizeof(struct token_scores));
+    scratch->pooled = arena_take(arena, seqs * (size_t)shape->hidden, sizeof(float));
+    scratch->row_scales = arena_take(arena, rows, sizeof(float));
     scratch->workspace_bytes = ops->workspace_bytes(shape, limits);
     scratch->workspace = arena_take(arena, scratch->workspace_bytes, 1);
 }
@@ -60,12 +63,18 @@ static void place_sampling(struct arena *arena, struct sampling_memory *sampling
     sampling->masks = arena_take(arena, seqs * (size_t)sampling_mask_words(shape->vocab), sizeof(uint32_t));
 }
 
+static float *place_pool_sums(struct arena *arena, const struct model_shape *shape,
+                              const struct context_limits *limits) {
+    return arena_take(arena, (size_t)limits->max_seqs * (size_t)shape->hidden, sizeof(float));
+}
+
 size_t context_scratch_bytes(const struct backend_ops *ops, const struct model_shape *shape,
                              const struct context_limits *limits) {
     struct arena counting = {0};
     place_batch(&counting, limits);
     place_scratch(&counting, &(struct scratch){0}, ops, shape, limits);
     place_sampling(&counting, &(struct sampling_memory){0}, shape, limits);
+    place_pool_sums(&counting, shape, limits);
     return counting.used;
 }
 
@@ -111,6 +120,7 @@ struct context *context_create(const struct backend_ops *ops, struct device *dev
     place_batch(&on_device, limits);
     place_scratch(&on_device, &ctx->scratch, ops, shape, limits);
     place_sampling(&on_device, &ctx->sampling, shape, limits);
+    ctx->pool_sums = place_pool_sums(&on_device, shape, limits);
     if (!create_mirrors(ctx, err)) goto fail;
 
     ctx->kv.data = ops->alloc(device, ctx->kv.bytes, err);
@@ -130,6 +140,17 @@ void context_destroy(struct context *ctx) {
     for (int i = 0; i < 2; ++i) ctx->ops->free_host(ctx->device, ctx->host_memory[i]);
     ctx->ops->free(ctx->device, ctx->device_memory);
     free(ctx);
+}
+
+/* The sequence's last rows, which have just been added. */
+static void add_pool(struct batch *host, const struct batch_sequence *seq) {
+    assert(seq->n_pooled_rows <= seq->n_rows && seq->seat > 0 && !seq->sample);
+    host->n_pooled += seq->pools;
+    host->pools[host->n_pools++] = (struct pool_rows){.first = host->n_rows - seq->n_pooled_rows,
+                                                      .n_rows = seq->n_pooled_rows,
+                                                      .n_before = seq->n_pooled_before,
+                                                      .sum = seq->seat - 1,
+                                                      .result = seq->pools ? host->n_pooled : 0};
 }
 
 /* Writes one sequence's rows and sample into the host batch. */
@@ -152,6 +173,7 @@ static void add_sequence(struct context *ctx, const struct batch_sequence *seq) 
     if (kv_len > host->max_kv_len) host->max_kv_len = kv_len;
     if (seq->n_rows > host->max_query_len) host->max_query_len = seq->n_rows;
     if (seq->n_rows == 1 && host->n_decode == index) host->n_decode++;
+    if (seq->n_pooled_rows > 0) add_pool(host, seq);
     if (!seq->sample) return;
     host->samples[host->n_samples++] = (struct sample_row){.params = seq->sampling,
                                                            .row = host->n_rows - 1,
@@ -225,12 +247,14 @@ static struct row_range update_tables(struct context *ctx, const struct batch_se
 /* A copy costs the host 2 to 3 us; 64 KiB take about as long on their way to a GPU. */
 #define WORTH_A_COPY ((size_t)64 << 10)
 
-/* From the step's first array to the last sample, and the tables that changed: in one copy where they lie near. */
+/* From the step's first array to the last sample or pool, and the tables that changed: in one copy where they lie near.
+ */
 static bool copy_step(struct context *ctx, struct row_range tables, struct error *err) {
     const struct batch *host = &ctx->host, *device = &ctx->batch;
     const struct backend_ops *ops = ctx->ops;
     size_t row_bytes = (size_t)ctx->limits.max_blocks * sizeof(int32_t);
     const char *begin = (const char *)host->tokens, *end = (const char *)(host->samples + host->n_samples);
+    if (host->n_pools > 0) end = (const char *)(host->pools + host->n_pools);
     if (tables.last >= 0) {
         const char *table_begin = (const char *)host->block_tables + (size_t)tables.first * row_bytes;
         const char *table_end = (const char *)host->block_tables + (size_t)(tables.last + 1) * row_bytes;
@@ -275,5 +299,6 @@ bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int
     ctx->batch.kv_lens = arrays.kv_lens;
     ctx->batch.block_tables = arrays.block_tables;
     ctx->batch.samples = arrays.samples;
+    ctx->batch.pools = arrays.pools;
     return copy_step(ctx, update_tables(ctx, seqs, n_seqs), err);
 }

@@ -31,6 +31,15 @@ struct sample_row {
     int32_t target;   // 0: scores are of the token that is sampled; n: of token n - 1
 };
 
+/* A sequence's rows whose states are averaged, in the order of their positions, over as many steps as they take. */
+struct pool_rows {
+    int32_t first;    // row, in [0, n_rows)
+    int32_t n_rows;   // at least 1
+    int32_t n_before; // of the same sequence, added up by earlier steps; 0: the sum begins here
+    int32_t sum;      // the place of the sum, in [0, max_seqs)
+    int32_t result;   // 0: more is to come; n: the mean goes to pooled[n - 1]
+};
+
 /* What one step runs: rows are the tokens computed, grouped by sequence. Arrays at fixed addresses: one set for steps
  * of at most max_seqs rows, which a decode step always is, and one for the others; block_tables belong to both. A
  * decode step may be padded to the size of a recording: its last rows then are sequences of length 0, whose K and V go
@@ -42,6 +51,8 @@ struct batch {
     int32_t n_samples;     // rows with logits: of sequences whose last token is in this step, then prompt rows
     int32_t n_scored;      // of these, the samples that want scores
     int32_t n_adjusted;    // of these, the samples that have a seat or a mask
+    int32_t n_pools;       // sequences whose states are averaged; 0 in a decode step
+    int32_t n_pooled;      // of these, the ones whose mean is complete
     int32_t max_kv_len;    // largest of kv_lens
     int32_t max_query_len; // largest chunk
     int32_t *tokens;       // [n_rows] ids, or -1 - i: what the step before left in sampled[i]
@@ -52,6 +63,7 @@ struct batch {
     int32_t *kv_lens;      // [n_seqs] tokens visible after this step; the last row of sequence s is at kv_lens[s] - 1
     int32_t *block_tables; // [n_seqs][max_blocks] of stride max_blocks
     struct sample_row *samples; // [n_samples]
+    struct pool_rows *pools;    // [n_pools], at most one of each sequence
 };
 
 /* Keys and values of all sequences, in blocks of block_size tokens.
@@ -77,6 +89,8 @@ struct scratch {
     float *adjusted;             // [max_seqs][vocab] what is sampled from where samples[i] has a seat or a mask
     int32_t *sampled;            // [max_seqs] token ids, or SAMPLED_NOT_FINITE
     struct token_scores *scores; // [max_seqs] of sampled, where samples[i] wants them
+    float *pooled;               // [max_seqs][hidden] means of states, where a pool has its result
+    float *row_scales;           // [max_rows] 1 / rms of each row of hidden, while an op runs
     void *workspace;             // backend-private, ops->workspace_bytes
     size_t workspace_bytes;
 };
@@ -112,6 +126,7 @@ struct context {
     struct recordings *recordings;   // owned, backend-private: recorded steps, or NULL
     struct scratch scratch;          // owned
     struct sampling_memory sampling; // owned
+    float *pool_sums;                // [max_seqs][hidden] of states, owned; stays from step to step
     struct batch batch;              // device arrays; valid from context_prepare to the next
     struct batch host;               // the same in host memory
     void *device_memory;             // owned: batch and scratch
@@ -139,12 +154,15 @@ struct batch_sequence {
     int32_t n_blocks;
     uint64_t table;   // names blocks: they only grow while it stays the same; 0: no such promise
     bool sample;      // the last row's logits are wanted
+    bool pools;       // the mean of the states pooled so far is wanted; seat, then, is the place of their sum
     int32_t n_scores; // this and the next two as in struct sample_row
     int32_t seat;
     int32_t mask;
     struct sampling_params sampling;
     int32_t n_scored_rows;   // the first rows, of which the next token, tokens[row + 1], is scored
     int32_t n_prompt_scores; // for each of these, as n_scores
+    int32_t n_pooled_rows;   // the last rows, whose states are averaged with those of
+    int32_t n_pooled_before; // so many rows of earlier steps
 };
 
 /* Sequences of one row come first, then chunks. Asserts the limits: the scheduler keeps them. A step that a recording

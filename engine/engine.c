@@ -3,6 +3,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -47,21 +48,16 @@ static void lap(struct timeline *timeline, const char *name) {
 
 #define WARM_UP_ROWS 2048
 
-/* Runs one prompt of n_rows tokens in the first blocks, before any request has them. */
-static bool warm_up_rows(struct engine *engine, const int32_t *tokens, const int32_t *blocks, int32_t n_rows,
-                         struct error *err) {
-    const struct batch_sequence sequence = {.tokens = tokens,
-                                            .n_rows = n_rows,
-                                            .blocks = blocks,
-                                            .n_blocks = (n_rows - 1) / engine->info.block_size + 1,
-                                            .sample = true,
-                                            .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
+/* Runs n_rows tokens in the first blocks, before any request has them. */
+static bool warm_up_rows(struct engine *engine, struct batch_sequence sequence, int32_t n_rows, struct error *err) {
+    sequence.n_rows = n_rows;
+    sequence.n_blocks = (n_rows - 1) / engine->info.block_size + 1;
     return context_prepare(engine->ctx, &sequence, 1, err) && model_forward(engine->ctx, &engine->weights, err) &&
            engine->options.ops->synchronize(engine->device, err);
 }
 
-/* Prompts and a decode step: libraries and kernels are loaded and pages touched now and not in somebody's first
- * request. A device that is not the processor chooses its kernels by the number of rows. */
+/* Prompts, a decode step and a pooled row: libraries and kernels are loaded and pages touched now and not in somebody's
+ * first request. A device that is not the processor chooses its kernels by the number of rows. */
 static bool warm_up(struct engine *engine, struct error *err) {
     const struct engine_info *info = &engine->info;
     static const int32_t tokens[WARM_UP_ROWS];
@@ -70,10 +66,16 @@ static bool warm_up(struct engine *engine, struct error *err) {
     if (limit > info->max_model_len) limit = info->max_model_len;
     if (limit > info->n_blocks * info->block_size) limit = info->n_blocks * info->block_size;
     for (int32_t i = 0; i < WARM_UP_ROWS; ++i) blocks[i] = i;
+    const struct batch_sequence sampled = {.tokens = tokens,
+                                           .blocks = blocks,
+                                           .sample = true,
+                                           .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
+    const struct batch_sequence pooled = {
+        .tokens = tokens, .blocks = blocks, .pools = true, .n_pooled_rows = 1, .seat = 1};
     for (int32_t share = 1; share <= (engine->options.ops->asynchronous ? 16 : 1); share *= 4) {
-        if (!warm_up_rows(engine, tokens, blocks, (limit - 1) / share + 1, err)) return false;
+        if (!warm_up_rows(engine, sampled, (limit - 1) / share + 1, err)) return false;
     }
-    return warm_up_rows(engine, tokens, blocks, 1, err);
+    return warm_up_rows(engine, sampled, 1, err) && warm_up_rows(engine, pooled, 1, err);
 }
 
 static bool load_model(struct engine *engine, struct timeline *timeline, struct error *err) {
@@ -161,6 +163,9 @@ static bool create_queues(struct engine *engine, struct error *err) {
         engine->scores[i] =
             options->ops->alloc_host(engine->device, (size_t)info->max_seqs * sizeof(struct token_scores), err);
         if (!engine->scores[i]) return false;
+        size_t pooled_bytes = (size_t)info->max_seqs * (size_t)info->model.shape.hidden * sizeof(float);
+        engine->pooled[i] = options->ops->alloc_host(engine->device, pooled_bytes, err);
+        if (!engine->pooled[i]) return false;
     }
     size_t mask_bytes = (size_t)sampling_mask_words(info->model.shape.vocab) * sizeof *engine->masks;
     engine->masks = options->ops->alloc_host(engine->device, (size_t)info->max_seqs * mask_bytes, err);
@@ -213,6 +218,7 @@ void engine_destroy(struct engine *engine) {
     for (int i = 0; i < 2; ++i) {
         ops->free_host(engine->device, engine->sampled[i]);
         ops->free_host(engine->device, engine->scores[i]);
+        ops->free_host(engine->device, engine->pooled[i]);
     }
     ops->free_host(engine->device, engine->masks);
     free(engine->batch);
@@ -303,19 +309,28 @@ static bool check_end(const struct engine *engine, const struct engine_request *
     return true;
 }
 
-static bool check_request(const struct engine *engine, const struct engine_request *request, struct error *err) {
+static bool check_prompt(const struct engine *engine, const struct engine_request *request, struct error *err) {
     const struct engine_info *info = &engine->info;
     if (request->n_prompt < 1) return fail(err, ERR_INVALID, "the prompt is empty: at least one token is needed");
-    if (request->n_prompt >= info->max_model_len)
+    if (request->pooling && request->n_prompt > info->max_model_len)
+        return fail(err, ERR_INVALID, "the prompt has %d tokens; at most %d are allowed", request->n_prompt,
+                    info->max_model_len);
+    if (!request->pooling && request->n_prompt >= info->max_model_len)
         return fail(err, ERR_INVALID, "the prompt has %d tokens; at most %d are allowed, so that one can be generated",
                     request->n_prompt, info->max_model_len - 1);
-    if (request->max_new_tokens < 1)
-        return fail(err, ERR_INVALID, "%d tokens were asked for; at least 1 is allowed", request->max_new_tokens);
     for (int32_t i = 0; i < request->n_prompt; ++i) {
         if (request->prompt[i] < 0 || request->prompt[i] >= info->model.shape.vocab)
             return fail(err, ERR_INVALID, "token %d of the prompt is %d; allowed are 0 to %d", i, request->prompt[i],
                         info->model.shape.vocab - 1);
     }
+    return true;
+}
+
+static bool check_request(const struct engine *engine, const struct engine_request *request, struct error *err) {
+    if (!check_prompt(engine, request, err)) return false;
+    if (request->pooling) return true;
+    if (request->max_new_tokens < 1)
+        return fail(err, ERR_INVALID, "%d tokens were asked for; at least 1 is allowed", request->max_new_tokens);
     int32_t most = 1 + SAMPLING_MAX_TOP;
     if (request->n_scores < 0 || request->n_scores > most || request->n_prompt_scores < 0 ||
         request->n_prompt_scores > most)
@@ -332,7 +347,7 @@ static bool make_adjusted(const struct engine *engine, const struct engine_reque
     float repetition = given->repetition_penalty != 0 ? given->repetition_penalty : 1;
     bool penalties = repetition != 1 || given->frequency_penalty != 0 || given->presence_penalty != 0;
     *adjusted = NULL;
-    if (!penalties && given->n_biases == 0 && request->min_new_tokens == 0) return true;
+    if (request->pooling || (!penalties && given->n_biases == 0 && request->min_new_tokens == 0)) return true;
     struct sampling_seat *seat = calloc(1, sizeof *seat);
     if (!seat) return fail(err, ERR_MEMORY, "no memory for the penalties of a request");
     *adjusted = seat;
@@ -361,6 +376,7 @@ static bool admit(const struct engine *engine, struct error *err) {
 
 bool engine_submit(struct engine *engine, const struct engine_request *request, uint64_t *id, struct error *err) {
     if (!check_request(engine, request, err)) return false;
+    assert(!request->pooling || (request->n_scores == 0 && request->n_prompt_scores == 0 && !request->constraint));
     struct sequence *sequence = sequence_create(request, engine->info.max_model_len, engine->info.block_size, err);
     if (!sequence) return false;
     if (!make_adjusted(engine, request, &sequence->adjusted, err)) {

@@ -65,13 +65,14 @@ const struct engine_info *engine_info(const struct engine *engine);
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR, FINISH_REASONS };
 
 /* ENGINE_PROMPT_TOKEN: scores of the prompt's second token, of its third, …, where they were asked for; all of them
- * before the first ENGINE_TOKEN. */
-enum engine_event_kind { ENGINE_PROMPT_TOKEN, ENGINE_TOKEN, ENGINE_FINISHED };
+ * before the first ENGINE_TOKEN. ENGINE_POOLED: once, of a request that is pooled, before FINISH_STOP. */
+enum engine_event_kind { ENGINE_PROMPT_TOKEN, ENGINE_TOKEN, ENGINE_POOLED, ENGINE_FINISHED };
 
 struct engine_event {
     enum engine_event_kind kind;
     int32_t token; // ENGINE_TOKEN, and ENGINE_PROMPT_TOKEN; an end-of-sequence token comes too, before FINISH_STOP
     const struct token_scores *scores; // of the token, valid during the call; NULL: not asked for
+    const float *pooled;               // ENGINE_POOLED: [hidden], valid during the call
     enum finish_reason reason;         // ENGINE_FINISHED, and the rest
     struct error error;                // FINISH_ERROR
     int32_t n_prompt;
@@ -89,9 +90,12 @@ typedef void engine_listener(void *user, const struct engine_event *event);
 
 enum { ENGINE_MAX_STOP_TOKENS = 64 };
 
+/* A prompt's states after the final norm to one vector: that of the last token, or the mean of all. */
+enum engine_pooling { POOLING_NONE, POOLING_LAST, POOLING_MEAN };
+
 struct engine_request {
     const int32_t *prompt;  // [n_prompt], copied
-    int32_t n_prompt;       // 1 to max_model_len - 1
+    int32_t n_prompt;       // 1 to max_model_len - 1; pooled: to max_model_len
     int32_t max_new_tokens; // at least 1; cut so that the sequence fits max_model_len
     struct sampling_params sampling;
     struct sampling_adjustments adjustments; // its biases are copied
@@ -105,6 +109,8 @@ struct engine_request {
     int32_t n_scores; // 0: none; n: scores of each token and of the n - 1 likeliest, at most 1 + SAMPLING_MAX_TOP
     int32_t n_prompt_scores; // the same for the tokens of the prompt but the first; nothing of it is then found in the
                              // cache
+    enum engine_pooling pooling; // not POOLING_NONE: nothing is generated, and what is about tokens plays no part. A
+                                 // mean needs all states: nothing of the prompt is then found in the cache
     engine_listener *listener;
     void *user;
 };

@@ -40,6 +40,7 @@ struct outcome {
     enum finish_reason reason;
     enum error_code error;             // of FINISH_ERROR
     const struct token_scores *scores; // borrowed, NULL: not asked for
+    const float *pooled;               // borrowed, NULL: there is none
 };
 
 /* A launched step whose tokens are not read yet. */
@@ -62,6 +63,7 @@ struct engine {
     struct flight flights[2];       // step n of all at n % 2
     int32_t *sampled[2];            // [max_seqs] their tokens, owned, page-locked
     struct token_scores *scores[2]; // [max_seqs] of these, owned, page-locked
+    float *pooled[2];               // [max_seqs][hidden] what they pool, owned, page-locked
     uint32_t *masks;                // [max_seqs][sampling_mask_words], owned, page-locked
     uint64_t n_launched, n_read;    // steps
 

@@ -63,7 +63,8 @@ static struct error error_of(const struct engine *engine, const struct outcome *
     if (outcome->error == ERR_DEVICE)
         fail(&error, ERR_DEVICE, "%s", engine->stats.failure); // written by this thread alone
     else if (outcome->error == ERR_NUMERIC)
-        fail(&error, ERR_NUMERIC, "the model computed a logit that is not finite after %d tokens", n_tokens);
+        fail(&error, ERR_NUMERIC, "the model computed a %s that is not finite after %d tokens",
+             outcome->sequence->pooling ? "state" : "logit", n_tokens);
     else if (outcome->error != ERR_NONE)
         fail(&error, outcome->error, "no token could be sampled after %d tokens", n_tokens);
     return error;
@@ -86,6 +87,11 @@ static void tell_end(const struct engine *engine, const struct outcome *outcome,
     sequence->listener(sequence->user, &event);
 }
 
+static void tell_pooled(const struct outcome *outcome) {
+    const struct engine_event event = {.kind = ENGINE_POOLED, .pooled = outcome->pooled};
+    outcome->sequence->listener(outcome->sequence->user, &event);
+}
+
 static void tell(const struct engine *engine, const struct outcome *outcomes, int32_t n_outcomes, int64_t now) {
     struct engine_event event = {.kind = ENGINE_TOKEN}; // 700 bytes, most of them for errors: made once
     for (int32_t i = 0; i < n_outcomes; ++i) {
@@ -93,6 +99,7 @@ static void tell(const struct engine *engine, const struct outcome *outcomes, in
         event.token = outcomes[i].token;
         event.scores = outcomes[i].scores;
         if (outcomes[i].has_token) sequence->listener(sequence->user, &event);
+        if (outcomes[i].pooled) tell_pooled(&outcomes[i]);
         if (outcomes[i].finished) tell_end(engine, &outcomes[i], now);
     }
 }
@@ -106,6 +113,7 @@ static void publish(struct engine *engine, const struct flight *flight, int32_t 
     if (flight) observe_step(engine, flight, now);
     for (int32_t i = 0; i < n_outcomes; ++i) {
         if (outcomes[i].has_token) observe_token(engine, outcomes[i].sequence, now);
+        if (outcomes[i].pooled) engine->stats.prompt_tokens += (uint64_t)outcomes[i].sequence->n_prompt;
         if (outcomes[i].finished) observe_finish(engine, &outcomes[i], now);
         n_finished += outcomes[i].finished;
     }
@@ -202,10 +210,13 @@ static bool start(struct engine *engine, const struct step *step, struct error *
             .sample = part->sample,
             .sampling = sequence->sampling,
             .n_scores = sequence->n_scores,
-            .seat = adjusted ? sequence->seat : 0,
+            .pools = part->pools,
+            .seat = adjusted || part->n_pooled_rows > 0 ? sequence->seat : 0,
             .mask = part->sample && sequence->constraint ? ++n_masks : 0,
             .n_scored_rows = part->n_scored_rows,
             .n_prompt_scores = sequence->n_prompt_scores,
+            .n_pooled_rows = part->n_pooled_rows,
+            .n_pooled_before = sequence->pooling == POOLING_MEAN ? part->start : 0,
         };
     }
     const struct backend_ops *ops = engine->options.ops;
@@ -218,6 +229,10 @@ static bool start(struct engine *engine, const struct step *step, struct error *
     if (engine->ctx->batch.n_scored > 0 &&
         !ops->read_begin(engine->device, slot, engine->scores[slot], engine->ctx->scratch.scores,
                          (size_t)n_ids * sizeof(struct token_scores), err))
+        return false;
+    size_t state_bytes = (size_t)engine->info.model.shape.hidden * sizeof(float);
+    if (step->n_pooled > 0 && !ops->read_begin(engine->device, slot, engine->pooled[slot], engine->ctx->scratch.pooled,
+                                               (size_t)step->n_pooled * state_bytes, err))
         return false;
     return ops->read_begin(engine->device, slot, engine->sampled[slot], engine->ctx->scratch.sampled,
                            (size_t)n_ids * sizeof(int32_t), err);
@@ -271,6 +286,19 @@ static struct outcome take_token(struct engine *engine, struct sequence *sequenc
     return outcome;
 }
 
+/* The prompt's vector, the last that is wanted of it. */
+static struct outcome take_pooled(struct engine *engine, struct sequence *sequence, const float *pooled) {
+    bool finite = true;
+    for (int32_t i = 0; i < engine->info.model.shape.hidden && finite; ++i) finite = sampling_is_finite(pooled[i]);
+    if (!finite) {
+        scheduler_distrust(&engine->scheduler, sequence);
+        return end_sequence(engine, sequence, FINISH_ERROR, ERR_NUMERIC);
+    }
+    struct outcome outcome = end_sequence(engine, sequence, FINISH_STOP, ERR_NONE);
+    outcome.pooled = pooled;
+    return outcome;
+}
+
 /* Tells the scores of a part's prompt rows, the first of which is at index. A sequence that was preempted is told
  * nothing twice. False: a logit was not finite. */
 static bool tell_prompt(const struct step_part *part, struct sequence *sequence, const int32_t *sampled,
@@ -289,7 +317,7 @@ static bool tell_prompt(const struct step_part *part, struct sequence *sequence,
 
 /* Waits for the oldest step under way and tells what came of it. */
 static bool finish_step(struct engine *engine, struct error *err) {
-    int32_t slot = (int32_t)(engine->n_read % 2), n_outcomes = 0, n_samples = 0, n_scored = 0;
+    int32_t slot = (int32_t)(engine->n_read % 2), n_outcomes = 0, n_samples = 0, n_scored = 0, n_pooled = 0;
     if (!engine->options.ops->read_wait(engine->device, slot, err)) return false;
     engine->n_read++;
     const struct step *step = engine->flights[slot].step;
@@ -298,8 +326,14 @@ static bool finish_step(struct engine *engine, struct error *err) {
         struct sequence *sequence = scheduler_part_over(part);
         int32_t scored = step->n_samples + n_scored, sample = n_samples;
         n_scored += part->n_scored_rows;
+        const float *pooled = engine->pooled[slot] + (size_t)n_pooled * (size_t)engine->info.model.shape.hidden;
         n_samples += part->sample;
+        n_pooled += part->pools;
         if (!sequence) continue;
+        if (part->pools) {
+            engine->outcomes[n_outcomes++] = take_pooled(engine, sequence, pooled);
+            continue;
+        }
         if (!tell_prompt(part, sequence, engine->sampled[slot] + scored, engine->scores[slot] + scored)) {
             scheduler_distrust(&engine->scheduler, sequence);
             engine->outcomes[n_outcomes++] = end_sequence(engine, sequence, FINISH_ERROR, ERR_NUMERIC);

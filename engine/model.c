@@ -12,6 +12,7 @@ static bool call_ops(const struct context *ctx, const struct weights *weights, s
         if (!ops->attention_output(ctx, weights, layer, err)) return false;
         if (!ops->mlp(ctx, weights, layer, err)) return false;
     }
+    if (ctx->batch.n_pools > 0 && !ops->pool(ctx, weights, err)) return false;
     if (ctx->batch.n_samples == 0) return true; // only prefill chunks that do not reach their prompt's end
     return ops->lm_head(ctx, weights, err) && (ctx->batch.n_adjusted > 0 || ops->sample(ctx, err));
 }

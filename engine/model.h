@@ -11,7 +11,7 @@
 bool model_record(struct context *ctx, const struct weights *weights, int32_t *n_recordings, struct error *err);
 
 /* Runs the prepared step: afterwards scratch.logits holds a row for each of batch.samples and, unless some of them are
- * adjusted, scratch.sampled a token, on the device. */
+ * adjusted, scratch.sampled a token, and scratch.pooled what batch.pools have as results, on the device. */
 bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err);
 
 /* What is left to do then: tokens of a step with adjusted rows, and scores. Masks must be on the device by now. (A

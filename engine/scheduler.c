@@ -90,6 +90,11 @@ static bool is_scored(const struct sequence *sequence) {
     return sequence->n_prompt_scores > 0 && sequence->n_prompt_scored < sequence->n_prompt;
 }
 
+/* Every row is wanted for itself: nothing is taken from the cache. */
+static bool needs_all_rows(const struct sequence *sequence) {
+    return is_scored(sequence) || sequence->pooling == POOLING_MEAN;
+}
+
 /* Blocks of the sequence, after those that it has found, that this step computes for others. */
 static int32_t count_coming(struct scheduler *scheduler, const struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
@@ -102,13 +107,13 @@ static int32_t count_coming(struct scheduler *scheduler, const struct sequence *
     return n - sequence->n_published;
 }
 
-/* Takes the published blocks of the sequence's prefix. The last token is always computed: its logits are wanted. What
+/* Takes the published blocks of the sequence's prefix. The last token is always computed: its result is wanted. What
  * this very step computes is not there yet. */
 static void take_cached_prefix(struct scheduler *scheduler, struct sequence *sequence) {
     struct block_pool *pool = scheduler->options.pool;
     int32_t block_size = block_pool_block_size(pool);
     sequence->hash = sequence->missing = block_pool_root(pool); // the root is never published
-    if (!scheduler->options.prefix_cache || is_scored(sequence)) return;
+    if (!scheduler->options.prefix_cache || needs_all_rows(sequence)) return;
     while ((sequence->n_published + 1) * block_size < sequence->n_tokens) {
         const int32_t *tokens = sequence->tokens + sequence->n_published * block_size;
         struct block_hash hash = block_pool_extend(pool, sequence->hash, tokens);
@@ -142,7 +147,8 @@ static enum fit try_to_fit(struct scheduler *scheduler, struct sequence *sequenc
     if (!may_fit(scheduler, sequence)) return FITS_NOT;
     int32_t n_free = block_pool_n_free(scheduler->options.pool);
     take_cached_prefix(scheduler, sequence);
-    int32_t n_coming = scheduler->options.prefix_cache && !is_scored(sequence) ? count_coming(scheduler, sequence) : 0;
+    bool finds = scheduler->options.prefix_cache && !needs_all_rows(sequence);
+    int32_t n_coming = finds ? count_coming(scheduler, sequence) : 0;
     if (2 * n_coming * block_pool_block_size(scheduler->options.pool) > sequence->n_tokens - sequence->n_computed) {
         release_blocks(scheduler, sequence);
         return FITS_LATER;
@@ -188,10 +194,14 @@ static int32_t limit_rows(const struct scheduler *scheduler, const struct sequen
 
 static void add_part(struct scheduler *scheduler, struct sequence *sequence, int32_t n_rows, int32_t *n_chunks) {
     struct step *step = &scheduler->steps[scheduler->turn];
+    bool reaches_end = sequence->n_computed + n_rows == sequence->n_tokens;
     struct step_part part = {.sequence = sequence,
                              .start = sequence->n_computed,
                              .n_rows = n_rows,
-                             .sample = sequence->n_computed + n_rows == sequence->n_tokens};
+                             .sample = reaches_end && !sequence->pooling,
+                             .pools = reaches_end && sequence->pooling};
+    if (sequence->pooling) part.n_pooled_rows = sequence->pooling == POOLING_MEAN ? n_rows : part.pools;
+    step->n_pooled += part.pools;
     if (is_scored(sequence) && part.start < sequence->n_prompt - 1) {
         part.n_scored_rows = min(n_rows, sequence->n_prompt - 1 - part.start);
         step->n_scored_rows += part.n_scored_rows;
@@ -205,9 +215,10 @@ static void add_part(struct scheduler *scheduler, struct sequence *sequence, int
     publish_full_blocks(scheduler, sequence);
 }
 
-/* Its last token is being sampled: the step under way ends it. */
+/* Its last token is being sampled, or its prompt pooled: the step under way ends it. */
 static bool is_ending(const struct sequence *sequence) {
-    return sequence->n_tokens == sequence->max_tokens;
+    int32_t n_done = sequence->pooling ? sequence->n_computed : sequence->n_tokens;
+    return n_done == sequence->max_tokens;
 }
 
 /* Running sequences, oldest first; the youngest make room. Returns the rows left for new ones, 0 after a preemption. */
@@ -273,7 +284,7 @@ const struct step *scheduler_plan(struct scheduler *scheduler) {
     scheduler->n_plans++;
     struct step *step = &scheduler->steps[scheduler->turn];
     int32_t n_chunks = 0;
-    step->n_parts = step->n_samples = step->n_scored_rows = 0;
+    step->n_parts = step->n_samples = step->n_scored_rows = step->n_pooled = 0;
     scheduler->n_more_rows = 0;
     int32_t budget = plan_running(scheduler, &n_chunks);
     plan_waiting(scheduler, budget, &n_chunks);

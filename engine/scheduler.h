@@ -33,6 +33,8 @@ struct step_part {
     int32_t n_rows;
     bool sample;           // reaches the sequence's last token: a new one will be sampled
     int32_t n_scored_rows; // its first rows, whose logits score the prompt's next tokens
+    int32_t n_pooled_rows; // its last rows, whose states are pooled
+    bool pools;            // reaches the last token of a prompt that is pooled
 };
 
 struct step {
@@ -40,6 +42,7 @@ struct step {
     int32_t n_parts;
     int32_t n_samples;     // parts that sample
     int32_t n_scored_rows; // of all parts
+    int32_t n_pooled;      // parts that pool
 };
 
 struct scheduler_counts {

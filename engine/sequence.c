@@ -6,9 +6,9 @@
 
 struct sequence *sequence_create(const struct engine_request *request, int32_t max_model_len, int32_t block_size,
                                  struct error *err) {
-    assert(request->n_prompt > 0 && request->n_prompt < max_model_len && request->max_new_tokens > 0);
-    int32_t room = max_model_len - request->n_prompt;
-    int32_t max_tokens = request->n_prompt + (request->max_new_tokens < room ? request->max_new_tokens : room);
+    int32_t room = max_model_len - request->n_prompt, n_new = request->pooling ? 0 : request->max_new_tokens;
+    assert(request->n_prompt > 0 && (request->pooling ? room >= 0 : room > 0 && n_new > 0));
+    int32_t max_tokens = request->n_prompt + (n_new < room ? n_new : room);
     int32_t max_blocks = (max_tokens + block_size - 1) / block_size;
     struct sequence *sequence = calloc(1, sizeof *sequence);
     if (sequence) {
@@ -27,6 +27,7 @@ struct sequence *sequence_create(const struct engine_request *request, int32_t m
             .n_scores = request->n_scores,
             .n_prompt_scores = request->n_prompt_scores,
             .n_prompt_scored = 1,
+            .pooling = request->pooling,
             .listener = request->listener,
             .user = request->user,
         };

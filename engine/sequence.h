@@ -18,7 +18,7 @@ struct sequence {
     int32_t n_known; // tokens with ids
     int32_t n_tokens;
     int32_t max_tokens;
-    int32_t n_computed; // tokens whose K and V are in blocks; below n_tokens while the sequence lives
+    int32_t n_computed; // tokens whose K and V are in blocks; below n_tokens while more is to be computed
     int32_t n_cached;   // prompt tokens found in the prefix cache when it was first scheduled
     int32_t *blocks;    // [max_blocks], owned
     int32_t n_blocks;
@@ -41,6 +41,7 @@ struct sequence {
     int32_t n_scores;
     int32_t n_prompt_scores;
     int32_t n_prompt_scored; // tokens of the prompt whose scores were told, or that have none: the first
+    enum engine_pooling pooling;
     bool cancelled;
     engine_listener *listener;
     void *user;

@@ -216,6 +216,9 @@ static void guard_context(struct rig *rig) {
     guard(rig, (void **)&ctx->sampling.counts, seqs * (size_t)rig->shape.vocab * sizeof(uint16_t));
     guard(rig, (void **)&ctx->sampling.masks, seqs * (size_t)sampling_mask_words(rig->shape.vocab) * sizeof(uint32_t));
     guard(rig, (void **)&scratch->scores, seqs * sizeof(struct token_scores));
+    guard(rig, (void **)&scratch->pooled, seqs * (size_t)rig->shape.hidden * sizeof(float));
+    guard(rig, (void **)&scratch->row_scales, rows * sizeof(float));
+    guard(rig, (void **)&ctx->pool_sums, seqs * (size_t)rig->shape.hidden * sizeof(float));
     guard(rig, &scratch->workspace, scratch->workspace_bytes);
     guard(rig, &ctx->kv.data, ctx->kv.bytes);
 }
@@ -320,6 +323,7 @@ void rig_destroy(struct rig *rig) {
     }
     rig->ctx->scratch = rig->original.scratch;
     rig->ctx->sampling = rig->original.sampling;
+    rig->ctx->pool_sums = rig->original.pool_sums;
     rig->ctx->kv = rig->original.kv;
     context_destroy(rig->ctx);
     ops->free(rig->target->device, rig->weights.data);
@@ -395,7 +399,10 @@ void rig_prepare_step(struct rig *rig, const struct rig_sequence *seqs, int32_t 
                                            .sampling = seq->sampling,
                                            .n_scores = seq->n_scores,
                                            .seat = seq->seat,
-                                           .mask = seq->mask};
+                                           .mask = seq->mask,
+                                           .n_pooled_rows = seq->n_pooled_rows,
+                                           .n_pooled_before = seq->n_pooled_before,
+                                           .pools = seq->pools};
         used += n_blocks;
     }
     rig_must(context_prepare(rig->ctx, batch, n_seqs, &err), &err);
@@ -413,21 +420,30 @@ void rig_prepare(struct rig *rig, const struct rig_sequence *seqs, int32_t n_seq
     fill_kv(rig, rows_too);
 }
 
+#define HIDDEN_STREAM 10
+
+static float row_value(uint64_t content, uint64_t stream, int32_t position, int32_t column) {
+    return 2.0f * random_value(content, stream, ((uint64_t)position << 20) + (uint64_t)column);
+}
+
 static void fill_rows(struct rig *rig, void *data, enum dtype dtype, int32_t columns, uint64_t stream) {
     const struct batch *batch = &rig->ctx->host;
     float *values = must_allocate((size_t)batch->n_rows * (size_t)columns, sizeof *values);
     for (int32_t r = 0; r < batch->n_rows; ++r) {
         uint64_t content = rig->seqs[batch->row_seqs[r]].content;
         for (int32_t c = 0; c < columns; ++c)
-            values[(size_t)r * (size_t)columns + (size_t)c] =
-                2.0f * random_value(content, stream, ((uint64_t)batch->positions[r] << 20) + (uint64_t)c);
+            values[(size_t)r * (size_t)columns + (size_t)c] = row_value(content, stream, batch->positions[r], c);
     }
     rig_write(rig, data, dtype, values, (size_t)batch->n_rows * (size_t)columns);
     free(values);
 }
 
 void rig_fill_hidden(struct rig *rig) {
-    fill_rows(rig, rig->ctx->scratch.hidden, DTYPE_F32, rig->shape.hidden, 10);
+    fill_rows(rig, rig->ctx->scratch.hidden, DTYPE_F32, rig->shape.hidden, HIDDEN_STREAM);
+}
+
+float rig_hidden_value(uint64_t content, int32_t position, int32_t column) {
+    return row_value(content, HIDDEN_STREAM, position, column);
 }
 
 void rig_fill_q(struct rig *rig) {

@@ -59,7 +59,7 @@ struct guarded {
     size_t bytes;
 };
 
-#define MAX_GUARDED 16
+#define MAX_GUARDED 19
 
 struct rig {
     const struct target *target;
@@ -87,6 +87,9 @@ struct rig_sequence {
     int32_t n_scores; // this and the next two as in struct sample_row
     int32_t seat;
     int32_t mask;
+    int32_t n_pooled_rows; // this and the next two as in struct batch_sequence
+    int32_t n_pooled_before;
+    bool pools;
     int32_t place; // 0: any free blocks; n: the n-th max_blocks blocks of the shuffled pool, step after step
 };
 
@@ -99,6 +102,7 @@ void rig_prepare_step(struct rig *rig, const struct rig_sequence *seqs, int32_t 
 
 /* Fills an activation of the step from the sequences' contents. */
 void rig_fill_hidden(struct rig *rig);
+float rig_hidden_value(uint64_t content, int32_t position, int32_t column); // what rig_fill_hidden writes
 void rig_fill_q(struct rig *rig);
 void rig_fill_attention(struct rig *rig);
 

@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include "engine/backend.h"
+#include "engine/model.h"
 #include "engine/safetensors.h"
 #include "tests/model/demo.h"
 
@@ -214,6 +215,53 @@ static void check_logits_of_decode(const struct target *target) {
     safetensors_close(s.golden);
 }
 
+/* The prompt's states after the final norm to one vector, in chunks of so many rows; the caller's to free. */
+static float *pool(const struct stages *s, const int32_t *ids, bool mean, int32_t chunk) {
+    struct error err = {0};
+    for (int32_t start = 0; start < s->n_rows; start += chunk) {
+        int32_t left = s->n_rows - start, n_rows = left < chunk ? left : chunk;
+        struct batch_sequence seq = {.tokens = ids + start,
+                                     .start = start,
+                                     .n_rows = n_rows,
+                                     .seat = 2,
+                                     .pools = left <= chunk,
+                                     .n_pooled_before = mean ? start : 0};
+        seq.n_pooled_rows = mean ? n_rows : seq.pools;
+        demo_prepare(s->demo, &seq, 1, &(int32_t){0});
+        rig_must(model_forward(s->demo->ctx, &s->demo->weights, &err), &err);
+    }
+    return demo_read(s->demo, s->demo->ctx->scratch.pooled, DTYPE_F32, (size_t)s->demo->config.shape.hidden);
+}
+
+static void check_pooled(const struct target *target) {
+    struct error err = {0};
+    struct stages s = {.target = target, .golden = safetensors_open(GOLDEN_FOLDER "/layers.safetensors", &err)};
+    rig_must(s.golden != NULL, &err);
+    const struct safetensor *ids = safetensors_find(s.golden, "input_ids");
+    s.n_rows = (int32_t)ids->dims[0];
+    s.demo = demo_open(target, (struct context_limits){.max_rows = 64, .max_seqs = 2, .block_size = 16}, 64);
+    size_t hidden = (size_t)s.demo->config.shape.hidden, last = (size_t)(s.n_rows - 1) * hidden;
+    const float *states = golden(&s, -1, "norm", (size_t)s.n_rows * hidden);
+    float *mean = calloc(hidden, sizeof *mean);
+    for (size_t i = 0; i < (size_t)s.n_rows * hidden; ++i) mean[i % hidden] += states[i] / (float)s.n_rows;
+    static const int32_t chunks[] = {64, 17, 57};
+    float *whole[2] = {NULL, NULL};
+    for (size_t i = 0; i < 6; ++i) {
+        bool is_mean = i % 2;
+        float *pooled = pool(&s, ids->data, is_mean, chunks[i / 2]);
+        compare(&s, 7, is_mean ? "mean state" : "last state", pooled, is_mean ? mean : states + last, hidden);
+        if (i < 2) {
+            whole[i] = pooled;
+            continue;
+        }
+        if (target->cpu_isa) assert_memory_equal(pooled, whole[is_mean], hidden * sizeof *pooled);
+        free(pooled);
+    }
+    free(whole[0]), free(whole[1]), free(mean);
+    demo_close(s.demo);
+    safetensors_close(s.golden);
+}
+
 static void stages_of_a_prompt(void **state) {
     on_targets(state, check_stages);
 }
@@ -221,10 +269,15 @@ static void logits_of_every_position(void **state) {
     on_targets(state, check_logits_of_decode);
 }
 
+static void states_of_a_prompt_pooled(void **state) {
+    on_targets(state, check_pooled);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("stages of a prompt", stages_of_a_prompt),
         ON_EVERY_BACKEND("logits of every position", logits_of_every_position),
+        ON_EVERY_BACKEND("states of a prompt, pooled", states_of_a_prompt_pooled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 #include "tests/unit/hash_backend.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +9,11 @@
 
 #define MAX_PENDING 64
 #define N_RUNGS     3
+#define MAX_SEEN    4096
 
 /* Something to do later. */
 struct command {
-    enum { COPY, EMBED, ADJUST, SAMPLE, COUNT, SCORE } kind;
+    enum { COPY, EMBED, POOL, ADJUST, SAMPLE, COUNT, SCORE } kind;
     void *to;
     const void *from;
     size_t bytes;
@@ -62,6 +64,19 @@ struct token_scores hash_scores(int32_t token, int32_t n_scores) {
 
 struct token_scores hash_prompt_scores(const int32_t *prompt, int32_t position, int32_t n_scores) {
     return hash_scores((prompt[position] + hash_next_token(prompt, position)) % HASH_VOCAB, n_scores);
+}
+
+/* Small integers: their sums are exact. */
+static float state_of(const int32_t *seen, int32_t n_seen, int32_t column) {
+    return (float)(hash_next_token(seen, n_seen) + column);
+}
+
+void hash_pooled(const int32_t *prompt, int32_t n_prompt, int32_t first, float pooled[HASH_HIDDEN]) {
+    for (int32_t c = 0; c < HASH_HIDDEN; ++c) {
+        float sum = 0;
+        for (int32_t i = first; i < n_prompt; ++i) sum += state_of(prompt, i + 1, c);
+        pooled[c] = sum / (float)(n_prompt - first);
+    }
 }
 
 static struct device *device_create(const struct device_options *options, struct error *err) {
@@ -138,12 +153,37 @@ static void run_count(const struct context *ctx) {
 }
 
 /* The tokens that a row sees, read back through its sequence's block table. */
+static void read_seen(const struct context *ctx, int32_t seq, int32_t n_seen, int32_t *seen) {
+    const int32_t *table = ctx->batch.block_tables + (size_t)seq * (size_t)ctx->limits.max_blocks;
+    int32_t block_size = ctx->limits.block_size;
+    assert(n_seen <= MAX_SEEN);
+    for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
+}
+
+static void run_pool(const struct context *ctx) {
+    int32_t seen[MAX_SEEN];
+    for (int32_t i = 0; i < ctx->batch.n_pools; ++i) {
+        const struct pool_rows *pool = &ctx->batch.pools[i];
+        float *sum = ctx->pool_sums + (size_t)pool->sum * HASH_HIDDEN;
+        for (int32_t c = 0; c < HASH_HIDDEN && pool->n_before == 0; ++c) sum[c] = 0;
+        for (int32_t row = pool->first; row < pool->first + pool->n_rows; ++row) {
+            int32_t n_seen = ctx->batch.positions[row] + 1;
+            assert(ctx->batch.row_seqs[row] == ctx->batch.row_seqs[pool->first]);
+            read_seen(ctx, ctx->batch.row_seqs[row], n_seen, seen);
+            bool finite = n_seen != ctx->device->faults.not_finite_after;
+            for (int32_t c = 0; c < HASH_HIDDEN; ++c) sum[c] += finite ? state_of(seen, n_seen, c) : NAN;
+        }
+        for (int32_t c = 0; c < HASH_HIDDEN && pool->result > 0; ++c)
+            ctx->scratch.pooled[(pool->result - 1) * HASH_HIDDEN + c] = sum[c] / (float)(pool->n_before + pool->n_rows);
+    }
+}
+
 static bool run_sample(const struct context *ctx, struct error *err) {
     const struct batch *batch = &ctx->batch;
     const struct hash_faults *faults = &ctx->device->faults;
     if (faults->step_us) usleep((useconds_t)faults->step_us);
     if (++ctx->device->n_steps == faults->fail_at_step) return fail(err, ERR_DEVICE, "the hash device broke");
-    int32_t seen[4096], block_size = ctx->limits.block_size;
+    int32_t seen[MAX_SEEN];
     for (int32_t i = 0; i < batch->n_samples; ++i) {
         int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
         bool in_prompt = batch->samples[i].target > 0;
@@ -154,10 +194,9 @@ static bool run_sample(const struct context *ctx, struct error *err) {
             assert(batch->kv_slots[row] == -1 && batch->positions[row] == 0 && batch->tokens[row] == 0);
             continue;
         }
-        assert(n_seen == batch->positions[row] + 1 && n_seen <= (int32_t)(sizeof seen / sizeof *seen));
+        assert(n_seen == batch->positions[row] + 1);
         assert(in_prompt || batch->samples[i].position == n_seen);
-        const int32_t *table = batch->block_tables + (size_t)seq * (size_t)ctx->limits.max_blocks;
-        for (int32_t p = 0; p < n_seen; ++p) seen[p] = *slot(ctx, table[p / block_size] * block_size + p % block_size);
+        read_seen(ctx, seq, n_seen, seen);
         ctx->scratch.sampled[i] =
             n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
         int32_t seat = batch->samples[i].seat, mask = batch->samples[i].mask;
@@ -195,6 +234,8 @@ static bool run_until(struct device *device, uint64_t end, struct error *err) {
             memcpy(command->to, command->from, command->bytes);
         else if (command->kind == EMBED)
             run_embed(&command->ctx);
+        else if (command->kind == POOL)
+            run_pool(&command->ctx);
         else if (command->kind == ADJUST)
             run_adjust(&command->ctx);
         else if (command->kind == COUNT)
@@ -297,6 +338,11 @@ static bool sample(const struct context *ctx, struct error *err) {
     return call(ctx->device, &command, err);
 }
 
+static bool pool(const struct context *ctx, const struct weights *weights, struct error *err) {
+    (void)weights;
+    assert(!ctx->device->recording && ctx->batch.n_pools > 0);
+    return call(ctx->device, &(struct command){.kind = POOL, .ctx = *ctx}, err);
+}
 static bool adjust(const struct context *ctx, struct error *err) {
     assert(!ctx->device->recording && ctx->batch.n_adjusted > 0);
     return call(ctx->device, &(struct command){.kind = ADJUST, .ctx = *ctx}, err);
@@ -357,7 +403,8 @@ static bool replay(const struct context *ctx, bool *replayed, struct error *err)
     .synchronize = synchronize, .read_begin = read_begin, .read_wait = read_wait,                                      \
     .measure_bandwidth = measure_bandwidth, .prepare_shape = prepare_shape, .workspace_bytes = workspace_bytes,        \
     .embed = embed, .rmsnorm_qkv = layer_op, .paged_attention = paged_attention, .attention_output = layer_op,         \
-    .mlp = layer_op, .lm_head = lm_head, .adjust = adjust, .sample = sample, .count = count, .score = score
+    .mlp = layer_op, .pool = pool, .lm_head = lm_head, .adjust = adjust, .sample = sample, .count = count,             \
+    .score = score
 
 #define HASH_RECORDINGS                                                                                                \
     .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \

@@ -9,7 +9,8 @@
 
 #include "engine/backend.h"
 
-#define HASH_VOCAB 1000 // of tests/fixtures/hash-model; token 0, one in 32, ends a sequence
+#define HASH_HIDDEN 4
+#define HASH_VOCAB  1000 // of tests/fixtures/hash-model; token 0, one in 32, ends a sequence
 
 /* What the model answers after these tokens. */
 int32_t hash_next_token(const int32_t *tokens, int32_t n_tokens);
@@ -27,6 +28,9 @@ struct token_scores hash_scores(int32_t token, int32_t n_scores);
 /* And the token at this position of a prompt. */
 struct token_scores hash_prompt_scores(const int32_t *prompt, int32_t position, int32_t n_scores);
 
+/* The mean of its states of positions [first, n_prompt). */
+void hash_pooled(const int32_t *prompt, int32_t n_prompt, int32_t first, float pooled[HASH_HIDDEN]);
+
 #define HASH_MAX_EVENTS 64
 
 /* What the device is like, and faults to provoke; zero is none. */
@@ -36,7 +40,7 @@ struct hash_faults {
     int32_t fail_at_step;     // this call of sample, those of the warm-up included, fails with ERR_DEVICE when it runs
     int32_t fail_at_launch;   // the same, when it is called
     bool fail_recording;      // an op that is recorded fails
-    int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE
+    int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE, and their states NaN
     int32_t step_us;          // how long a step takes
     char *events; // [HASH_MAX_EVENTS] gets L for each launched step, W for each wait, R for each replay, a 0
 };

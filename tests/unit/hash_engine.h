@@ -51,6 +51,9 @@ struct heard {
     int32_t n_prompt_scores;
     const int32_t *prompt; // borrowed
     int32_t n_prompt_heard;
+    enum engine_pooling pooling;
+    float pooled[HASH_HIDDEN];
+    int32_t n_pooled; // vectors heard
     bool adjusted;    // its request has a penalty
     bool constrained; // and is constrained
     struct sum_constraint constraint;
@@ -78,6 +81,9 @@ static inline void listen(void *user, const struct engine_event *event) {
             heard->wrong_scores |= event->scores != NULL;
         else
             heard->wrong_scores |= !event->scores || memcmp(event->scores, &scores, sizeof scores) != 0;
+    } else if (event->kind == ENGINE_POOLED) {
+        memcpy(heard->pooled, event->pooled, sizeof heard->pooled);
+        heard->n_pooled++;
     } else {
         heard->finished = true;
         heard->end = *event;
@@ -157,6 +163,7 @@ static inline bool submit(struct engine *engine, struct heard *heard, const int3
                                      .n_prompt_scores = heard->n_prompt_scores,
                                      .constraint = heard->constrained ? &heard->constraint.base : NULL,
                                      .adjustments = {.frequency_penalty = heard->adjusted ? (float)n_prompt / 1000 : 0},
+                                     .pooling = heard->pooling,
                                      .listener = listen,
                                      .user = heard};
     return engine_submit(engine, &request, id ? id : &unused, err);
@@ -185,11 +192,28 @@ static inline int32_t expected_tokens(const int32_t *prompt, int32_t n_prompt, i
     return expected_of(&(struct heard){0}, prompt, n_prompt, n_new, ignore_eos, out);
 }
 
+/* A request that is pooled hears its vector, and nothing of tokens. */
+static inline void assert_pooled(const struct heard *heard, const int32_t *prompt, int32_t n_prompt) {
+    float expected[HASH_HIDDEN];
+    hash_pooled(prompt, n_prompt, heard->pooling == POOLING_MEAN ? 0 : n_prompt - 1, expected);
+    assert_false(heard->heard_late || heard->wrong_scores);
+    assert_int_equal(heard->n_pooled, 1);
+    assert_memory_equal(heard->pooled, expected, sizeof expected);
+    assert_int_equal(heard->n_tokens, 0);
+    assert_int_equal(heard->end.reason, FINISH_STOP);
+    assert_int_equal(heard->end.n_prompt, n_prompt);
+    assert_int_equal(heard->end.n_generated, 0);
+}
+
 static inline void assert_answer(const struct heard *heard, const int32_t *prompt, int32_t n_prompt, int32_t n_new,
                                  bool ignore_eos) {
     int32_t expected[MAX_TOKENS];
+    if (heard->pooling) {
+        assert_pooled(heard, prompt, n_prompt);
+        return;
+    }
     int32_t n = expected_of(heard, prompt, n_prompt, n_new, ignore_eos, expected);
-    assert_false(heard->heard_late || heard->wrong_scores);
+    assert_false(heard->heard_late || heard->wrong_scores || heard->n_pooled > 0);
     assert_int_equal(heard->n_tokens, n);
     assert_memory_equal(heard->tokens, expected, (size_t)n * sizeof *expected);
     bool stopped = !ignore_eos && expected[n - 1] == 0;
@@ -215,7 +239,7 @@ static inline void assert_beginning(const struct heard *heard, const int32_t *pr
     assert_false(heard->heard_late);
     assert_int_equal(heard->end.reason, FINISH_CANCELLED);
     assert_int_equal(heard->end.n_generated, heard->n_tokens);
-    assert_true(heard->n_tokens < n);
+    assert_true(heard->n_tokens < n && heard->n_pooled == 0);
     assert_memory_equal(heard->tokens, expected, (size_t)heard->n_tokens * sizeof *expected);
 }
 
@@ -239,6 +263,10 @@ static inline void run_mixed_load(struct engine *engine, int32_t n_requests, uin
         heard[i].adjusted = i % 3 == 0;
         heard[i].constrained = i % 4 == 1;
         heard[i].n_prompt_scores = i % 6 == 2 ? 3 : 0;
+        if (i % 7 == 3) { // of all kinds of the others
+            heard[i].pooling = i % 2 == 0 ? POOLING_LAST : POOLING_MEAN;
+            heard[i].n_scores = heard[i].n_prompt_scores = heard[i].adjusted = heard[i].constrained = 0;
+        }
         assert_true(submit(engine, &heard[i], prompts[i], n_prompt[i], n_new[i], i % 2 == 0, &ids[i], NULL));
         if (i >= CANCEL_AFTER && (i - CANCEL_AFTER) % CANCEL_EVERY == 0) engine_cancel(engine, ids[i - CANCEL_AFTER]);
     }
