@@ -1,6 +1,5 @@
 """Starts the server for one file of tests, and speaks HTTP with it in ways that the standard library does not."""
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -10,6 +9,8 @@ import subprocess
 import tempfile
 import time
 import unittest
+
+from contract import CONTRACT, WatchedHTTPConnection, WatchedSocket
 
 QUERN = os.environ.get("QUERN", "build/quern")
 DEVICE = os.environ.get("QUERN_TEST_DEVICE", "cpu")
@@ -61,13 +62,14 @@ class Server:
                 self.process.kill()
                 self.process.wait()
         self.log.close()
+        CONTRACT.raise_faults()
         return self.process.returncode
 
     def connect(self, timeout=60):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)
+        return WatchedHTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)
 
     def socket(self, timeout=60):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout * PATIENCE)
+        return WatchedSocket(socket.create_connection(("127.0.0.1", self.port), timeout=timeout * PATIENCE))
 
     def call(self, method, path, body=None, headers=None):
         """One request on a connection of its own: status, headers, body."""

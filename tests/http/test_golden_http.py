@@ -1,6 +1,5 @@
 """What the demo model must say, over HTTP: the recorded texts, and its skills with 32 requests in flight."""
 import concurrent.futures
-import http.client
 import json
 import os
 import queue
@@ -46,7 +45,7 @@ class Golden(unittest.TestCase):
         self.addCleanup(server.stop)
         connections = queue.SimpleQueue()
         for _ in range(N_IN_FLIGHT):
-            connections.put(http.client.HTTPConnection("127.0.0.1", server.port, timeout=120 * PATIENCE))
+            connections.put(server.connect(120))
 
         def ask(request):
             path, body = request

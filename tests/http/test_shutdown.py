@@ -1,5 +1,4 @@
 """SIGTERM: what runs is finished within the deadline, nothing new is taken, the status is 0. Start-up and idleness."""
-import http.client
 import json
 import os
 import shutil
@@ -169,7 +168,7 @@ class Idle(unittest.TestCase):
     def test_after_work_with_an_open_connection(self):
         server = Server()
         self.addCleanup(server.stop)
-        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection = server.connect()
         connection.request("POST", CHAT, json.dumps({**LONG, "max_tokens": 20}), {"Content-Type": "application/json"})
         self.assertEqual(events_of(connection.getresponse().read().decode())[-1], "[DONE]")
         with server.socket() as gone:  # one that left in the middle

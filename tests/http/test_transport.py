@@ -15,13 +15,14 @@ import threading
 import unittest
 
 import test_stream
+from contract import WatchedConnection, WatchedSocket
 from harness import PATIENCE, QUERN, ROOT, SANITIZED, Server, post_bytes
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}], "temperature": 0}
 
 
-class UnixConnection(http.client.HTTPConnection):
+class UnixConnection(WatchedConnection, http.client.HTTPConnection):
     def __init__(self, path, timeout):
         super().__init__("localhost", timeout=timeout)
         self.path = path
@@ -43,7 +44,7 @@ class UnixServer(Server):
     def socket(self, timeout=60):
         connection = self.connect(timeout)
         connection.connect()
-        return connection.sock
+        return WatchedSocket(connection.sock)
 
 
 class Unix(unittest.TestCase):
@@ -153,16 +154,21 @@ def make_certificate(folder, name):
     return certificate, key
 
 
+class TlsConnection(WatchedConnection, http.client.HTTPSConnection):
+    pass
+
+
 class TlsServer(Server):
     def __init__(self, certificate, key, *arguments):
         self.context = ssl.create_default_context(cafile=certificate)
         super().__init__("--tls-cert", certificate, "--tls-key", key, *arguments, where=r"https://\S+")
 
     def connect(self, timeout=60):
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE, context=self.context)
+        return TlsConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE, context=self.context)
 
     def socket(self, timeout=60):
-        return self.context.wrap_socket(super().socket(timeout), server_hostname="localhost")
+        plain = super().socket(timeout).connection
+        return WatchedSocket(self.context.wrap_socket(plain, server_hostname="localhost"))
 
 
 NEEDS_OPENSSL = unittest.skipIf(shutil.which("openssl") is None, "needs the program openssl to make a certificate")
