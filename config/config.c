@@ -369,6 +369,8 @@ static bool next_flag(struct config *config, int argc, char *const *argv, int *i
         *value = argument + 2 + length + 1;
     } else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2)) {
         *value = argv[++*i];
+    } else if ((*option)->kind == SWITCH) {
+        *value = "on";
     } else {
         return refuse(&place, err, "a value (%s) must follow", (*option)->words);
     }

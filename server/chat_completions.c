@@ -52,8 +52,11 @@ static struct answer_options answer_options(const struct server *server, const s
 
 void chat_completions_post(struct server *server, struct http_request *http) {
     const struct model_config *model = &engine_info(server->engine)->model;
-    struct openai_source source = {
-        .endpoint = OPENAI_CHAT, .defaults = model->sampling, .vocab = model->shape.vocab, .log = server->log};
+    struct openai_source source = {.endpoint = OPENAI_CHAT,
+                                   .defaults = model->sampling,
+                                   .vocab = model->shape.vocab,
+                                   .log = server->log,
+                                   .is_strict = server->is_strict};
     struct openai_request request = {0};
     struct chat_prompt prompt = {0};
     struct error err;

@@ -59,8 +59,11 @@ static bool encode_all(struct server *server, const struct openai_request *reque
 
 void completions_post(struct server *server, struct http_request *http) {
     const struct model_config *model = &engine_info(server->engine)->model;
-    struct openai_source source = {
-        .endpoint = OPENAI_COMPLETIONS, .defaults = model->sampling, .vocab = model->shape.vocab, .log = server->log};
+    struct openai_source source = {.endpoint = OPENAI_COMPLETIONS,
+                                   .defaults = model->sampling,
+                                   .vocab = model->shape.vocab,
+                                   .log = server->log,
+                                   .is_strict = server->is_strict};
     struct openai_request request = {0};
     struct token_list lists[OPENAI_MAX_PROMPTS] = {0};
     struct error err;

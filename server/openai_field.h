@@ -1,4 +1,4 @@
-/* Fields of a request's body, one at a time: what their readers share, and the readers of sampling.
+/* Fields of a request's body, one at a time: what their readers share, and the readers that have files of their own.
  *
  * A reader is called with the field's line of the table in openai_request.c and the value as text; it stores what it
  * read or fails with ERR_INVALID, param set, and a message that says what is allowed and what was given. */
@@ -7,6 +7,8 @@
 
 #include "server/json_text.h"
 #include "server/openai_request.h"
+
+#define PROMPT_ALLOWED "a string, an array of strings, an array of token ids or an array of such arrays, and not empty"
 
 /* What a body says before the fields are seen together. */
 struct reading {
@@ -19,6 +21,8 @@ struct reading {
     bool has_generation_prompt; // asked for
     bool logprobs;              // chat
     int32_t top_logprobs;       // chat
+    char passed_over[384];      // strict: the names of what has no effect, "a, b", cut to what a message can carry
+    size_t n_passed_over;       // bytes of it
 };
 
 /* One line of the table of fields. */
@@ -47,6 +51,19 @@ bool field_real(const struct field *field, struct json_text value, float *real, 
 bool field_flag(const struct field *field, struct json_text value, bool *flag, struct error *err);
 bool field_text(struct json_text value, char **data, size_t *length, struct error *err);
 
+/* --- what has no effect --- */
+
+/* A field, or a member of the field that prefix names, that is not known: logged at debug, or noted where the source is
+ * strict. */
+void field_pass_over_unknown(struct reading *reading, const char *prefix, struct json_text key);
+/* The same for all members of object but those that are known, up to NULL, and those that are null. */
+void field_pass_over_members(struct reading *reading, const char *prefix, struct json_text object,
+                             const char *const *known);
+/* ERR_INVALID where something was noted. */
+bool field_check_passed_over(const struct reading *reading, struct error *err);
+
+void openai_prompts_clear(struct openai_request *request);
+
 /* --- readers --- */
 
 #define FIELD_READER(name)                                                                                             \
@@ -68,5 +85,9 @@ FIELD_READER(read_logprobs);
 FIELD_READER(read_top_logprobs);
 FIELD_READER(read_number_of_logprobs);
 FIELD_READER(read_prompt_logprobs);
+FIELD_READER(read_prompt);
+/* allowed has the values that ask for nothing, as JSON, with " or " between them; NULL: none does. */
+FIELD_READER(read_without_effect);
+FIELD_READER(read_unserved);
 
 #endif

@@ -95,6 +95,8 @@ static FIELD_READER(read_stream_options) {
         if (!json_text_find(value, flags[i].key, &flag) || json_text_kind(flag) == JSON_NULL) continue;
         if (!field_flag(&flags[i].field, flag, targets[i], err)) return false;
     }
+    static const char *const known[] = {"include_usage", "continuous_usage_stats", NULL};
+    field_pass_over_members(reading, "stream_options.", value, known);
     return true;
 }
 
@@ -125,13 +127,15 @@ static FIELD_READER(read_thinking) {
 static FIELD_READER(read_template_arguments) {
     if (json_text_kind(value) != JSON_OBJECT) return field_refuse(field, value, err);
     const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
+    static const char *const known[] = {"enable_thinking", NULL};
     struct json_text enable;
+    field_pass_over_members(reading, "chat_template_kwargs.", value, known);
     if (!json_text_find(value, "enable_thinking", &enable) || json_text_kind(enable) == JSON_NULL) return true;
     return read_thinking(&thinking, enable, reading, err);
 }
 
 static FIELD_READER(read_reasoning_effort) {
-    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
     if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     for (size_t i = 0; i < sizeof efforts / sizeof *efforts; ++i) {
         if (json_text_equals(value, efforts[i])) return set_thinking(field, i > 0, reading, err);
@@ -195,95 +199,25 @@ static FIELD_READER(read_guided) {
     return answer_grammar_read_guided(&reading->request->grammar, field->name, value, err);
 }
 
-/* Read elsewhere, or without any effect. */
-static FIELD_READER(read_nothing) {
+/* By chat_messages. */
+static FIELD_READER(read_elsewhere) {
     (void)field, (void)value, (void)reading, (void)err;
-    return true;
-}
-
-/* --- prompts --- */
-
-static struct openai_prompt *add_prompt(const struct field *field, struct reading *reading, struct error *err) {
-    struct openai_request *request = reading->request;
-    if (request->prompts == NULL) request->prompts = calloc(OPENAI_MAX_PROMPTS, sizeof *request->prompts);
-    if (request->prompts == NULL) {
-        field_no_memory(err);
-        return NULL;
-    }
-    if (request->n_prompts == OPENAI_MAX_PROMPTS) {
-        fail_param(err, ERR_INVALID, field->name, "prompt has more than the %d entries that one request may have",
-                   (int)OPENAI_MAX_PROMPTS);
-        return NULL;
-    }
-    return &request->prompts[request->n_prompts++];
-}
-
-static bool add_text(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
-    if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
-    struct openai_prompt *prompt = add_prompt(field, reading, err);
-    return prompt != NULL && field_text(value, &prompt->text.data, &prompt->text.length, err);
-}
-
-static bool add_ids(const struct field *field, struct json_text value, struct reading *reading, struct error *err) {
-    if (json_text_kind(value) != JSON_ARRAY) return field_refuse(field, value, err);
-    struct openai_prompt *prompt = add_prompt(field, reading, err);
-    if (prompt == NULL) return false;
-    struct json_cursor cursor = {0};
-    struct json_text element;
-    while (json_text_next(value, &cursor, &element)) {
-        int64_t id;
-        if (json_text_kind(element) != JSON_NUMBER) return field_refuse(field, element, err);
-        if (!field_integer_of(element, &id) || id < 0 || id >= reading->source->vocab) {
-            return fail_param(err, ERR_INVALID, field->name,
-                              "a token id in prompt must be an integer from 0 to %d, not %s",
-                              (int)reading->source->vocab - 1, field_excerpt_of(element).text);
-        }
-        if (!token_list_append(&prompt->ids, &(int32_t){(int32_t)id}, 1, err)) return false;
-    }
-    return true;
-}
-
-static void clear_prompts(struct openai_request *request) {
-    for (int32_t i = 0; i < request->n_prompts; ++i) {
-        free(request->prompts[i].text.data);
-        token_list_finish(&request->prompts[i].ids);
-    }
-    free(request->prompts);
-    request->prompts = NULL;
-    request->n_prompts = 0;
-}
-
-static FIELD_READER(read_prompt) {
-    clear_prompts(reading->request); // of a repeated key the last counts
-    reading->has_prompt = true;
-    if (json_text_kind(value) == JSON_STRING) return add_text(field, value, reading, err);
-    struct json_cursor cursor = {0};
-    struct json_text element;
-    if (json_text_kind(value) != JSON_ARRAY || !json_text_next(value, &cursor, &element)) {
-        return field_refuse(field, value, err);
-    }
-    enum json_kind first = json_text_kind(element);
-    if (first == JSON_NUMBER) return add_ids(field, value, reading, err);
-    do {
-        bool added =
-            first == JSON_ARRAY ? add_ids(field, element, reading, err) : add_text(field, element, reading, err);
-        if (!added) return false;
-    } while (json_text_next(value, &cursor, &element));
     return true;
 }
 
 /* --- the table --- */
 
-#define BOTH           (OPENAI_CHAT | OPENAI_COMPLETIONS)
-#define PROMPT_ALLOWED "a string, an array of strings, an array of token ids or an array of such arrays, and not empty"
+#define BOTH (OPENAI_CHAT | OPENAI_COMPLETIONS)
 
 #define TOOL_CHOICE_ALLOWED                                                                                            \
     "\"auto\", \"none\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": one of the tools}}"
 
+/* All that OpenAI and vLLM define: first what is served, then what has no effect, then what is refused; of the last two
+ * allowed has the values that ask for nothing. */
 static const struct field fields[] = {
     {"model", BOTH, read_model, "a string", 0, 0},
-    {"messages", OPENAI_CHAT, read_nothing, NULL, 0, 0},
-    {"tools", OPENAI_CHAT, read_nothing, NULL, 0, 0},
+    {"messages", OPENAI_CHAT, read_elsewhere, NULL, 0, 0},
+    {"tools", OPENAI_CHAT, read_elsewhere, NULL, 0, 0},
     {"prompt", OPENAI_COMPLETIONS, read_prompt, PROMPT_ALLOWED, 0, 0},
     {"echo", OPENAI_COMPLETIONS, read_echo, "true or false", 0, 0},
     {"max_tokens", BOTH, read_max_tokens, "an integer from 1 to 2147483647", 1, INT32_MAX},
@@ -319,7 +253,7 @@ static const struct field fields[] = {
     {"prompt_logprobs", BOTH, read_prompt_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"chat_template_kwargs", OPENAI_CHAT, read_template_arguments, "an object with enable_thinking", 0, 0},
     {"enable_thinking", OPENAI_CHAT, read_thinking, "true or false", 0, 0},
-    {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high or xhigh", 0, 0},
+    {"reasoning_effort", OPENAI_CHAT, read_reasoning_effort, "none, minimal, low, medium, high, xhigh or max", 0, 0},
     {"thinking_token_budget", OPENAI_CHAT, read_thinking_budget, "an integer: -1 for no limit, or from 0 to 2147483646",
      -1, INT32_MAX - 1},
     {"include_reasoning", OPENAI_CHAT, read_include_reasoning, "true or false", 0, 0},
@@ -330,61 +264,86 @@ static const struct field fields[] = {
     {"guided_json", BOTH, read_guided, NULL, 0, 0},
     {"guided_regex", BOTH, read_guided, NULL, 0, 0},
     {"guided_choice", BOTH, read_guided, NULL, 0, 0},
-    {"user", BOTH, read_nothing, NULL, 0, 0},
+    {"user", BOTH, read_without_effect, NULL, 0, 0},
+    {"metadata", OPENAI_CHAT, read_without_effect, "{}", 0, 0},
+    {"store", OPENAI_CHAT, read_without_effect, "false", 0, 0},
+    {"service_tier", OPENAI_CHAT, read_without_effect, "\"auto\" or \"default\"", 0, 0},
+    {"safety_identifier", OPENAI_CHAT, read_without_effect, NULL, 0, 0},
+    {"prediction", OPENAI_CHAT, read_without_effect, NULL, 0, 0},
+    {"verbosity", OPENAI_CHAT, read_without_effect, "\"medium\"", 0, 0},
+    {"prompt_cache_key", OPENAI_CHAT, read_without_effect, NULL, 0, 0},
+    {"prompt_cache_options", OPENAI_CHAT, read_without_effect, "{}", 0, 0},
+    {"prompt_cache_retention", OPENAI_CHAT, read_without_effect, NULL, 0, 0},
+    {"request_id", BOTH, read_without_effect, NULL, 0, 0},
+    {"session_id", BOTH, read_without_effect, NULL, 0, 0},
+    {"add_special_tokens", BOTH, read_without_effect, NULL, 0, 0},
+    {"spaces_between_special_tokens", BOTH, read_without_effect, "true", 0, 0},
+    {"truncation_side", BOTH, read_without_effect, NULL, 0, 0},
+    {"stream_interval", BOTH, read_without_effect, "1", 0, 0},
+    {"mm_processor_kwargs", OPENAI_CHAT, read_without_effect, "{}", 0, 0},
+    {"media_io_kwargs", OPENAI_CHAT, read_without_effect, "{}", 0, 0},
+    {"return_mm_kwargs", BOTH, read_without_effect, "true", 0, 0},
+    {"guided_decoding_backend", BOTH, read_without_effect, "\"auto\"", 0, 0},
+
+    {"audio", OPENAI_CHAT, read_unserved, NULL, 0, 0},
+    {"modalities", OPENAI_CHAT, read_unserved, "[\"text\"]", 0, 0},
+    {"moderation", OPENAI_CHAT, read_unserved, NULL, 0, 0},
+    {"web_search_options", OPENAI_CHAT, read_unserved, NULL, 0, 0},
+    {"functions", OPENAI_CHAT, read_unserved, "[]", 0, 0},
+    {"function_call", OPENAI_CHAT, read_unserved, "\"auto\" or \"none\"", 0, 0},
+    {"tool_choice", OPENAI_COMPLETIONS, read_unserved, "\"auto\" or \"none\"", 0, 0},
+    {"best_of", BOTH, read_unserved, "1", 0, 0},
+    {"suffix", BOTH, read_unserved, "\"\"", 0, 0},
+    {"echo", OPENAI_CHAT, read_unserved, "false", 0, 0},
+    {"thinking_token_budget", OPENAI_COMPLETIONS, read_unserved, "-1", 0, 0},
+    {"use_beam_search", BOTH, read_unserved, "false", 0, 0},
+    {"length_penalty", BOTH, read_unserved, "1 or 1.0", 0, 0},
+    {"watermarking", BOTH, read_unserved, "false", 0, 0},
+    {"skip_special_tokens", BOTH, read_unserved, "true", 0, 0},
+    {"truncate_prompt_tokens", BOTH, read_unserved, NULL, 0, 0},
+    {"bad_words", BOTH, read_unserved, "[]", 0, 0},
+    {"logprob_token_ids", BOTH, read_unserved, NULL, 0, 0},
+    {"repetition_detection", BOTH, read_unserved, NULL, 0, 0},
+    {"documents", OPENAI_CHAT, read_unserved, "[]", 0, 0},
+    {"chat_template", OPENAI_CHAT, read_unserved, NULL, 0, 0},
+    {"prompt_embeds", OPENAI_COMPLETIONS, read_unserved, NULL, 0, 0},
+    {"guided_grammar", BOTH, read_unserved, NULL, 0, 0},
+    {"guided_whitespace_pattern", BOTH, read_unserved, NULL, 0, 0},
+    {"logits_processors", BOTH, read_unserved, "[]", 0, 0},
+    {"cache_salt", BOTH, read_unserved, NULL, 0, 0},
+    {"kv_transfer_params", BOTH, read_unserved, "{}", 0, 0},
+    {"ec_transfer_params", BOTH, read_unserved, "{}", 0, 0},
+    {"vllm_xargs", BOTH, read_unserved, "{}", 0, 0},
+    {"return_tokens_as_token_ids", BOTH, read_unserved, "false", 0, 0},
+    {"return_token_offsets", BOTH, read_unserved, "false", 0, 0},
+    {"return_token_strs", BOTH, read_unserved, "false", 0, 0},
+    {"return_prompt_text", OPENAI_CHAT, read_unserved, "false", 0, 0},
+    {"routed_experts_prompt_start", BOTH, read_unserved, "0", 0, 0},
 };
 
-/* What is not served yet, and the values that ask for nothing; as json_text_dump writes them. */
-enum { MAX_NEUTRAL = 3 };
-static const struct unserved {
-    const char *name;
-    const char *neutral[MAX_NEUTRAL];
-} unserved[] = {
-    {"best_of", {"1"}},
-    {"suffix", {"\"\""}},
-    {"thinking_token_budget", {"-1"}}, // completions
-    {"length_penalty", {"1", "1.0"}},
-    {"use_beam_search", {"false"}},
-    {"skip_special_tokens", {"true"}},
-    {"tool_choice", {"\"auto\"", "\"none\""}}, // completions
-    {"functions", {"[]"}},
-    {"function_call", {"\"auto\"", "\"none\""}},
-    {"guided_grammar", {NULL}},
-    {"modalities", {"[\"text\"]"}},
-    {"audio", {NULL}},
-    {"chat_template", {NULL}},
-    {"truncate_prompt_tokens", {NULL}},
-};
-
-static bool check_unserved(const struct unserved *entry, struct json_text value, struct error *err) {
-    struct string_builder dump = {0};
-    json_text_dump(value, &dump);
-    bool neutral = false;
-    for (int i = 0; i < MAX_NEUTRAL && entry->neutral[i] != NULL; ++i) {
-        neutral |= dump.data != NULL && strcmp(dump.data, entry->neutral[i]) == 0;
+static const struct field *find_field(struct json_text key, enum openai_endpoint endpoint) {
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; ++i) {
+        const struct field *field = &fields[i];
+        if ((field->endpoints & (int)endpoint) != 0 && json_text_equals(key, field->name)) return field;
     }
-    string_builder_finish(&dump);
-    if (neutral) return true;
-    if (entry->neutral[0] == NULL) {
-        return fail_param(err, ERR_INVALID, entry->name, "%s is not supported; it must be left out", entry->name);
-    }
-    return fail_param(err, ERR_INVALID, entry->name, "%s is not supported beyond %s%s%s, not %s", entry->name,
-                      entry->neutral[0], entry->neutral[1] != NULL ? " or " : "",
-                      entry->neutral[1] != NULL ? entry->neutral[1] : "", field_excerpt_of(value).text);
+    return NULL;
 }
 
 static bool read_field(struct json_text key, struct json_text value, struct reading *reading, struct error *err) {
+    const struct field *field = find_field(key, reading->source->endpoint);
     // null means not given, but for what must be given.
-    bool is_null = json_text_kind(value) == JSON_NULL;
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; ++i) {
-        const struct field *field = &fields[i];
-        if ((field->endpoints & (int)reading->source->endpoint) == 0 || !json_text_equals(key, field->name)) continue;
-        return (is_null && field->read != read_prompt) || field->read(field, value, reading, err);
-    }
-    for (size_t i = 0; i < sizeof unserved / sizeof *unserved; ++i) {
-        if (json_text_equals(key, unserved[i].name)) return is_null || check_unserved(&unserved[i], value, err);
-    }
-    log_message(reading->source->log, LOG_DEBUG, "the request field %s is not known and was ignored",
-                field_excerpt_of(key).text);
+    if (json_text_kind(value) == JSON_NULL && (field == NULL || field->read != read_prompt)) return true;
+    if (field != NULL) return field->read(field, value, reading, err);
+    field_pass_over_unknown(reading, "", key);
+    return true;
+}
+
+bool openai_request_field(size_t index, struct openai_field *out) {
+    if (index >= sizeof fields / sizeof *fields) return false;
+    const struct field *field = &fields[index];
+    *out = (struct openai_field){.name = field->name, .endpoints = field->endpoints, .allowed = field->allowed};
+    if (field->read == read_without_effect) out->state = OPENAI_FIELD_WITHOUT_EFFECT;
+    if (field->read == read_unserved) out->state = OPENAI_FIELD_REFUSED;
     return true;
 }
 
@@ -400,6 +359,7 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
     while (json_text_next_member(body, &cursor, &key, &value)) {
         if (!read_field(key, value, &reading, err)) return false;
     }
+    if (!field_check_passed_over(&reading, err)) return false;
     if (source->endpoint == OPENAI_COMPLETIONS && !reading.has_prompt) {
         return fail_param(err, ERR_INVALID, "prompt", "prompt is missing; it must be " PROMPT_ALLOWED);
     }
@@ -460,5 +420,5 @@ void openai_request_finish(struct openai_request *request) {
     free(request->tools);
     request->tools = NULL;
     request->n_tools = 0;
-    clear_prompts(request);
+    openai_prompts_clear(request);
 }

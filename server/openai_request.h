@@ -2,8 +2,9 @@
  *
  * Each field is checked where it is read; a failure is ERR_INVALID with param set and a message that names the field,
  * what was given and what is allowed. Fields that would change the answer but are not served are refused unless they
- * hold the value that changes nothing. Other unknown fields are ignored and logged at debug. null means not given.
- * The messages and tools of a chat are read by chat_messages. */
+ * hold the value that changes nothing. Fields without effect are passed over, unknown ones too (logged at debug), or,
+ * by a strict reader, refused together. null means not given. The messages and tools of a chat are read by
+ * chat_messages. */
 #ifndef QUERN_SERVER_OPENAI_REQUEST_H
 #define QUERN_SERVER_OPENAI_REQUEST_H
 
@@ -75,10 +76,25 @@ struct openai_source {
     struct sampling_params defaults;
     int32_t vocab;   // ids of a prompt lie in [0, vocab)
     struct log *log; // may be NULL
+    bool is_strict;  // fields without effect are refused
 };
 
 /* Fills request, which openai_request_finish frees whether this succeeds or not. */
 bool openai_request_read(const struct openai_source *source, struct openai_request *request, struct error *err);
 void openai_request_finish(struct openai_request *request);
+
+/* --- the table of fields: all that OpenAI and vLLM define --- */
+
+enum openai_field_state { OPENAI_FIELD_SERVED, OPENAI_FIELD_WITHOUT_EFFECT, OPENAI_FIELD_REFUSED };
+
+struct openai_field {
+    const char *name;
+    int endpoints; // openai_endpoint, or-ed
+    enum openai_field_state state;
+    const char *allowed; // in words; of those that are not served JSON values that ask for nothing; NULL: not said
+};
+
+/* By index from 0; false behind the last. A name may come twice, for different endpoints. */
+bool openai_request_field(size_t index, struct openai_field *field);
 
 #endif

@@ -19,7 +19,8 @@ static struct openai_source source_of(const struct server *server, enum openai_e
                                   .length = length,
                                   .defaults = model->sampling,
                                   .vocab = model->shape.vocab,
-                                  .log = server->log};
+                                  .log = server->log,
+                                  .is_strict = server->is_strict};
 }
 
 static void write_ids(struct string_builder *out, const struct token_list *ids) {

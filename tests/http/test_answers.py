@@ -105,7 +105,7 @@ class Reasoning(Answers):
             choice, _ = self.ask([user("Hello!")], **fields)
             self.assertIn("reasoning", choice["message"])
         self.refused({"enable_thinking": True, "reasoning_effort": "none"}, "reasoning_effort", "turns it on")
-        self.refused({"reasoning_effort": "lots"}, "reasoning_effort", "none, minimal, low, medium, high or xhigh")
+        self.refused({"reasoning_effort": "lots"}, "reasoning_effort", "none, minimal, low, medium, high, xhigh or max")
 
     def test_can_be_dropped(self):
         shown, usage = self.ask([user("Hello!")])

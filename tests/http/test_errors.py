@@ -189,6 +189,19 @@ class Errors(ServerTest):
         finally:
             server.stop()
 
+    def test_strict_passes_nothing_over(self):
+        server = Server("--strict")
+        self.addCleanup(server.stop)
+        fields = {"user": "me", "my_field": 1, "stream_options": {"include_obfuscation": False}, "stream": True}
+        status, answer = server.chat("Hello!", **fields)
+        self.assertEqual((status, answer["error"]["param"]), (400, "user"))
+        self.assertTrue(answer["error"]["message"].endswith(": user, my_field, stream_options.include_obfuscation"), answer)
+        for ask, content in ((server.chat, "Hello!"), (server.complete, "Once")):
+            self.assertEqual(ask(content, max_tokens=2, store=False, best_of=1, n=1, seed=3)[0],
+                             200 if ask == server.chat else 400)  # plain completions have no store
+        status, answer = server.post("/tokenize", {"prompt": "Hi", "my_field": 1})
+        self.assertEqual((status, answer["error"]["param"]), (400, "my_field"))
+
     def test_nothing_is_left_behind(self):
         self.assertEqual(self.server.live(), (0, 0, 0))
 

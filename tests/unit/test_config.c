@@ -177,6 +177,27 @@ static void test_help_and_version_win(void **state) {
     }
 }
 
+static void test_a_switch_alone_is_on(void **state) {
+    (void)state;
+    static const struct {
+        const char *line;
+        bool strict;
+    } cases[] = {
+        {"serve", false},
+        {"serve --strict", true},
+        {"serve --strict --port 9", true},
+        {"serve --strict on", true},
+        {"serve --strict off", false},
+        {"serve --strict=off --port 9", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct config config;
+        parse_good(&config, cases[i].line);
+        assert_int_equal(config.strict, cases[i].strict);
+        config_finish(&config);
+    }
+}
+
 /* Each bad command line, the option it must blame, and two parts of what it must say. */
 static const struct {
     const char *line, *param, *first, *second;
@@ -194,6 +215,7 @@ static const struct {
     {"serve --port", "port", "--port", "must follow"},
     {"serve --port --host x", "port", "--port", "must follow"},
     {"serve --device", "device", "--device", "auto|cpu|cuda"},
+    {"serve --strict --port", "port", "--port", "must follow"},
     {"serve --port 65536", "port", "--port: 65536 is out of range", "0 to 65535"},
     {"serve --port -1", "port", "--port: -1 is out of range", "0 to 65535"},
     {"serve --port 80.5", "port", "\"80.5\" is not a whole number", "0 to 65535"},
@@ -417,6 +439,7 @@ int main(void) {
         cmocka_unit_test(test_flags_before_config_override_it_too),
         cmocka_unit_test(test_example_file_is_valid),
         cmocka_unit_test(test_bad_files_name_the_file_the_key_and_what_is_allowed),
+        cmocka_unit_test(test_a_switch_alone_is_on),
         cmocka_unit_test(test_file_of_bytes_is_refused),
         cmocka_unit_test(test_long_values_and_names),
         cmocka_unit_test(test_help_names_each_option),

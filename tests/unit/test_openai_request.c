@@ -136,7 +136,7 @@ static void test_prompts(void **state) {
     refuse(OPENAI_COMPLETIONS, "{}", "prompt", "missing");
     refuse(OPENAI_COMPLETIONS, "{\"prompt\": [1, 1000]}", "prompt", "from 0 to 999, not 1000");
     refuse(OPENAI_COMPLETIONS, "{\"prompt\": null}", "prompt", "not null");
-    request = accept(OPENAI_CHAT, "{\"prompt\": 1, \"echo\": 2}"); // a chat has none
+    request = accept(OPENAI_CHAT, "{\"prompt\": 1, \"echo\": false}"); // a chat has none
     openai_request_finish(&request);
 }
 
@@ -229,6 +229,83 @@ static void test_adjustments(void **state) {
         refuse(OPENAI_CHAT, refused[i].body, refused[i].param, refused[i].part);
 }
 
+/* What a strict reader refuses for having no effect; "": nothing. */
+static void expect_passed_over(enum openai_endpoint endpoint, const char *body, const char *param, const char *names) {
+    struct openai_source source = {
+        .endpoint = endpoint, .body = body, .length = strlen(body), .defaults = defaults, .vocab = VOCAB};
+    struct openai_request request;
+    struct error err = {.code = ERR_NONE};
+    if (!openai_request_read(&source, &request, &err)) fail_msg("%s was refused: %s", body, err.message);
+    openai_request_finish(&request);
+    source.is_strict = true;
+    bool read = openai_request_read(&source, &request, &err);
+    openai_request_finish(&request);
+    assert_int_equal(read, param[0] == '\0');
+    if (read) return;
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_string_equal(err.param, param);
+    const char *told = strstr(err.message, "--strict does not allow: ");
+    assert_non_null(told);
+    assert_string_equal(told + strlen("--strict does not allow: "), names);
+}
+
+static void test_what_has_no_effect(void **state) {
+    (void)state;
+    expect_passed_over(OPENAI_CHAT, "{\"top_k\": 3, \"unknown\": null, \"user\": null}", "", "");
+    expect_passed_over(OPENAI_CHAT, "{\"unknown\": [1]}", "unknown", "unknown");
+    expect_passed_over(OPENAI_CHAT, "{\"user\": \"a\", \"n\": 1, \"x\": {}, \"store\": true}", "user",
+                       "user, x, store");
+    expect_passed_over(OPENAI_CHAT, "{\"store\": false, \"metadata\": {}, \"service_tier\": \"auto\"}", "", "");
+    expect_passed_over(OPENAI_CHAT, "{\"service_tier\": \"default\", \"verbosity\": \"low\"}", "verbosity",
+                       "verbosity");
+    expect_passed_over(OPENAI_COMPLETIONS, "{\"prompt\": \"a\", \"messages\": []}", "messages", "messages");
+    expect_passed_over(OPENAI_CHAT, "{\"prompt\": \"a\"}", "prompt", "prompt");
+    expect_passed_over(OPENAI_CHAT, "{\"chat_template_kwargs\": {\"enable_thinking\": true, \"a\": 1, \"b\": null}}",
+                       "chat_template_kwargs.a", "chat_template_kwargs.a");
+    expect_passed_over(
+        OPENAI_CHAT, "{\"stream\": true, \"stream_options\": {\"include_usage\": true, \"include_obfuscation\": true}}",
+        "stream_options.include_obfuscation", "stream_options.include_obfuscation");
+    expect_passed_over(OPENAI_CHAT, "{\"a\\\"b\": 1}", "a\\\"b", "a\\\"b");
+
+    char many[4096] = "{", *end = many + 1;
+    for (int i = 0; i < 200; ++i) end += sprintf(end, "%s\"name_%d\": 1", i > 0 ? "," : "", i);
+    strcpy(end, "}");
+    const struct openai_source source = {
+        .endpoint = OPENAI_CHAT, .body = many, .length = strlen(many), .vocab = VOCAB, .is_strict = true};
+    struct openai_request request;
+    struct error err = {.code = ERR_NONE};
+    assert_false(openai_request_read(&source, &request, &err));
+    openai_request_finish(&request);
+    assert_string_equal(err.param, "name_0"); // as many as a message holds, all of them whole
+    assert_non_null(strstr(err.message, ", name_9, "));
+    assert_null(strstr(err.message, "name_199"));
+}
+
+/* Of what is not served, the values that the table allows are read, and others are not. */
+static void test_what_is_not_served(void **state) {
+    (void)state;
+    struct openai_field field;
+    int n_fields = 0;
+    for (size_t i = 0; openai_request_field(i, &field); ++i) {
+        if (field.state != OPENAI_FIELD_REFUSED) continue;
+        char body[256];
+        bool is_chat = (field.endpoints & OPENAI_CHAT) != 0;
+        const char *prompt = is_chat ? "" : "\"prompt\": \"a\", ",
+                   *allowed = field.allowed != NULL ? field.allowed : "null";
+        snprintf(body, sizeof body, "{%s\"%s\": %.*s}", prompt, field.name,
+                 strstr(allowed, " or ") != NULL ? (int)(strstr(allowed, " or ") - allowed) : (int)strlen(allowed),
+                 allowed);
+        struct openai_request request = accept(is_chat ? OPENAI_CHAT : OPENAI_COMPLETIONS, body);
+        openai_request_finish(&request);
+        snprintf(body, sizeof body, "{%s\"%s\": [\"something\"]}", prompt, field.name);
+        refuse(is_chat ? OPENAI_CHAT : OPENAI_COMPLETIONS, body, field.name, "is not supported");
+        ++n_fields;
+    }
+    assert_true(n_fields > 20);
+    refuse(OPENAI_CHAT, "{\"function_call\": \"automatic\"}", "function_call", "beyond \"auto\" or \"none\", not");
+    refuse(OPENAI_CHAT, "{\"modalities\": [\"text\", \"audio\"]}", "modalities", "[\"text\"]");
+}
+
 static void test_logprobs(void **state) {
     (void)state;
     const struct {
@@ -302,7 +379,7 @@ static void test_reasoning_and_tools(void **state) {
     refuse(OPENAI_CHAT, "{\"enable_thinking\": true, \"reasoning_effort\": \"none\"}", "reasoning_effort",
            "turns it on");
     refuse(OPENAI_CHAT, "{\"reasoning_effort\": \"most\"}", "reasoning_effort",
-           "none, minimal, low, medium, high or xhigh");
+           "none, minimal, low, medium, high, xhigh or max");
     refuse(OPENAI_CHAT, "{\"reasoning_effort\": 1}", "reasoning_effort", "not 1");
     static const char *const no_choices[] = {"\"any\"",
                                              "1",
@@ -384,6 +461,8 @@ int main(void) {
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_adjustments),
+        cmocka_unit_test(test_what_has_no_effect),
+        cmocka_unit_test(test_what_is_not_served),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_reasoning_and_tools),
         cmocka_unit_test(test_a_choice_of_tool),
