@@ -18,6 +18,8 @@ bool cpu_attention_output(const struct context *ctx, const struct weights *weigh
                             .n_rows = n_rows,
                             .out = ctx->scratch.hidden,
                             .add = true,
-                            .then = {layer_weights->gate_up, ctx->shape->hidden, ctx->shape->intermediate}});
+                            .then = {layer_weights->router ? layer_weights->router : layer_weights->gate_up,
+                                     ctx->shape->hidden,
+                                     layer_weights->router ? ctx->shape->n_experts : ctx->shape->intermediate}});
     return true;
 }

@@ -28,12 +28,25 @@ struct attention_item {
     int32_t count;
 };
 
+/* How the rows of a step are shared out between the experts of a layer. A pair is a row with one of its experts, number
+ * row * n_active_experts + k, the k-th by falling weight; pairs are computed in the order of their experts. */
+struct routing {
+    int32_t *experts; // [pairs]
+    float *weights;   // [pairs]
+    int32_t *places;  // [pairs] in that order
+    int32_t *rows;    // [pairs] in that order: whose row it is
+    int32_t *starts;  // [n_experts + 1] the first place of each expert
+    int32_t *chunks;  // [n_experts + 1] the first chunk of work of each
+    float *outputs;   // [pairs][hidden] in that order, not weighted yet
+};
+
 /* Nothing here outlives an op, so that the parts may share memory where no op needs both. */
 struct workspace {
-    void *packed;                               // [max_rows][largest number of inputs], in groups: see isa.h
-    float *cosines;                             // [max_rows][head_dim / 2]
-    float *sines;                               // [max_rows][head_dim / 2]
-    struct attention_item *items;               // [workspace_max_items]
+    void *packed;                 // [rows or pairs][largest number of inputs], in groups: see isa.h
+    float *cosines;               // [max_rows][head_dim / 2]
+    float *sines;                 // [max_rows][head_dim / 2]
+    struct attention_item *items; // [workspace_max_items]
+    struct routing routing;
     struct candidate *candidates[SAMPLE_LANES]; // [vocab + 1] each: the one after the last kept is written
     size_t bytes;
 };
@@ -56,6 +69,7 @@ bool cpu_paged_attention(const struct context *ctx, int32_t layer, struct error 
 bool cpu_attention_output(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_pool(const struct context *ctx, const struct weights *weights, struct error *err);
+bool cpu_experts(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cpu_adjust(const struct context *ctx, struct error *err);
 bool cpu_count(const struct context *ctx, struct error *err);

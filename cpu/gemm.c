@@ -24,7 +24,7 @@ struct row_block row_block_at(const struct isa *isa, int32_t n_rows, int32_t ind
                               group_start(n_rows, isa->group_rows, end)};
 }
 
-static size_t packed_offset(const struct isa *isa, int32_t row, int32_t n_inputs) {
+size_t gemm_packed_offset(const struct isa *isa, int32_t row, int32_t n_inputs) {
     return (size_t)row * (size_t)round_up(n_inputs, PACK_STEP) * isa->packed_bytes;
 }
 
@@ -40,9 +40,9 @@ static void pack_group(void *argument, int32_t group) {
     struct pack_job job = {.weight = rows->norm,
                            .n = rows->n_inputs,
                            .n_rows = group_start(rows->n_rows, isa->group_rows, group + 1) - start,
-                           .group = (char *)rows->packed + packed_offset(isa, start, rows->n_inputs)};
+                           .group = (char *)rows->packed + gemm_packed_offset(isa, start, rows->n_inputs)};
     for (int32_t i = 0; i < job.n_rows; ++i) {
-        int32_t row = rows->rows ? rows->rows[start + i].row : start + i;
+        int32_t row = rows->rows ? rows->rows[start + i].row : rows->indices ? rows->indices[start + i] : start + i;
         job.x[i] = rows->x + (size_t)row * (size_t)rows->n_inputs;
         if (!rows->norm) continue;
         float squares = isa->sum_of_squares(job.x[i], rows->n_inputs);
@@ -51,13 +51,18 @@ static void pack_group(void *argument, int32_t group) {
     isa->pack(&job);
 }
 
-void gemm_pack(struct device *device, const struct gemm_rows *rows) {
+void gemm_pack_here(const struct device *device, const struct gemm_rows *rows) {
     struct pack_argument argument = {rows, device->isa};
     int32_t n_groups = count_groups(rows->n_rows, device->isa->group_rows);
+    for (int32_t group = 0; group < n_groups; ++group) pack_group(&argument, group);
+}
+
+void gemm_pack(struct device *device, const struct gemm_rows *rows) {
+    struct pack_argument argument = {rows, device->isa};
     if ((int64_t)rows->n_rows * rows->n_inputs < SERIAL_WEIGHTS) {
-        for (int32_t group = 0; group < n_groups; ++group) pack_group(&argument, group);
+        gemm_pack_here(device, rows);
     } else {
-        threads_run(device->threads, pack_group, &argument, n_groups);
+        threads_run(device->threads, pack_group, &argument, count_groups(rows->n_rows, device->isa->group_rows));
     }
 }
 
@@ -86,7 +91,7 @@ static void run_outputs(const struct gemm *gemm, const struct gemm_block *block,
                 .weight_stride = n_inputs,
                 .n_outputs = n_outputs,
                 .n_inputs = part,
-                .rows = (const char *)gemm->packed + packed_offset(isa, start, gemm->n_inputs) + skipped,
+                .rows = (const char *)gemm->packed + gemm_packed_offset(isa, start, gemm->n_inputs) + skipped,
                 .n_rows = n_rows,
                 .out = block->out + (size_t)(start - block->rows.first_row) * block->out_stride + first - block->first,
                 .out_stride = block->out_stride,

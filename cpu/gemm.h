@@ -24,17 +24,24 @@ struct row_block {
 int32_t count_row_blocks(const struct isa *isa, int32_t n_rows);
 struct row_block row_block_at(const struct isa *isa, int32_t n_rows, int32_t index);
 
-/* Rows to pack: x[rows ? rows[i].row : i], normalised first when norm is not NULL. */
+/* Rows to pack: row indices[i] or rows[i].row of x, or row i, normalised first when norm is not NULL. */
 struct gemm_rows {
     const float *x; // [..][n_inputs]
     int32_t n_inputs;
     int32_t n_rows;
     const uint16_t *norm; // [n_inputs] RMSNorm weight, or NULL
     float eps;
-    const struct sample_row *rows; // [n_rows], or NULL: all rows in order
+    const struct sample_row *rows; // [n_rows], or NULL
+    const int32_t *indices;        // likewise
     void *packed;
 };
 void gemm_pack(struct device *device, const struct gemm_rows *rows);
+
+/* By the calling thread alone. */
+void gemm_pack_here(const struct device *device, const struct gemm_rows *rows);
+
+/* Bytes from the first packed row to this one. */
+size_t gemm_packed_offset(const struct isa *isa, int32_t row, int32_t n_inputs);
 
 /* A matrix that the step reads later. */
 struct gemm_weights {

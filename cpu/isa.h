@@ -86,6 +86,8 @@ struct isa {
     float (*sum_of_squares)(const float *x, int32_t n);
     /* out = (x * scale) * weight; may be in place. */
     void (*scale_by)(const float *x, float scale, const uint16_t *weight, float *out, int32_t n);
+    /* out[o] = x · weights[o], x in float32 whatever products do. */
+    void (*dots)(const float *x, const uint16_t *weights, int32_t n, float *out, int32_t n_outputs);
     /* out = silu(gate) * up */
     void (*swiglu)(const float *gate, const float *up, float *out, int32_t n);
     /* cosines and sines of position * frequencies[i], the product rounded to float32. */

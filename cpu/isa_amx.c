@@ -190,6 +190,7 @@ const struct isa isa_amx = {
     .attend = attend,
     .sum_of_squares = sum_of_squares,
     .scale_by = scale_by,
+    .dots = dots,
     .swiglu = swiglu,
     .rope_angles = rope_angles,
     .rotate = rotate,

@@ -19,6 +19,7 @@ const struct isa isa_avx512 = {
     .attend = attend,
     .sum_of_squares = sum_of_squares,
     .scale_by = scale_by,
+    .dots = dots,
     .swiglu = swiglu,
     .rope_angles = rope_angles,
     .rotate = rotate,

@@ -18,6 +18,7 @@ const struct isa isa_plain = {
     .attend = attend,
     .sum_of_squares = sum_of_squares,
     .scale_by = scale_by,
+    .dots = dots,
     .swiglu = swiglu,
     .rope_angles = rope_angles,
     .rotate = rotate,

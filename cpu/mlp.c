@@ -38,8 +38,8 @@ static void activate_chunk(void *argument, int32_t chunk, int32_t next) {
 }
 
 bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
-    (void)err;
     assert(layer >= 0 && layer < ctx->shape->n_layers);
+    if (weights->layers[layer].router) return cpu_experts(ctx, weights, layer, err);
     const struct model_shape *shape = ctx->shape;
     const struct layer_weights *parameters = &weights->layers[layer];
     int32_t n_rows = ctx->batch.n_rows;

@@ -26,6 +26,10 @@ static bool check_shape(const struct model_shape *shape, struct error *err) {
             return fail(err, ERR_INVALID, "%s is %d; the CUDA backend takes multiples of 8", widths[i].name,
                         widths[i].value);
     }
+    if (shape->n_experts > 0)
+        return fail(err, ERR_INVALID,
+                    "num_experts is %d; the CUDA backend has no mixture of experts yet: use --device cpu",
+                    shape->n_experts);
     if (shape->head_dim != 64 && shape->head_dim != 128)
         return fail(err, ERR_INVALID, "head_dim is %d; the CUDA backend takes 64 or 128", shape->head_dim);
     return true;

@@ -101,7 +101,10 @@ struct backend_ops {
     bool (*attention_output)(const struct context *ctx, const struct weights *weights, int32_t layer,
                              struct error *err);
 
-    /* n = rmsnorm(x[r]) * post_attention_norm; x[r] += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ. */
+    /* n = rmsnorm(x[r]) * post_attention_norm; x[r] += (silu(n · gateᵀ) * (n · upᵀ)) · downᵀ.
+     * Where the layer has a router: p = softmax(n · routerᵀ) over all experts, in float32; the n_active_experts largest
+     * of p, of equal ones the first, are the row's experts and their p its weights, divided by their sum if
+     * normalised_experts; x[r] += the sum of weight * (the same MLP of that expert), by falling weight. */
     bool (*mlp)(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 
     /* For each of pools: sums[c] of its place (0 when n_before is) += state[c] of its rows, one row after another,

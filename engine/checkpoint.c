@@ -16,10 +16,17 @@ struct shard {
     struct safetensors *file; // owned
 };
 
+/* Of a tensor that the index names. */
+struct place {
+    const char *name; // in index
+    const struct shard *shard;
+};
+
 struct checkpoint {
-    char *index_path;        // owned; NULL without an index
-    cJSON *index;            // owned; NULL without one
-    const cJSON *weight_map; // tensor name -> file name, in index
+    char *index_path;     // owned; NULL without an index
+    cJSON *index;         // owned; NULL without one
+    struct place *places; // [n_places], by name, owned: a mixture of experts has tens of thousands
+    size_t n_places;
     struct shard shards[CHECKPOINT_MAX_SHARDS];
     int32_t n_shards;
 };
@@ -50,22 +57,31 @@ static const struct shard *find_shard(const struct checkpoint *checkpoint, const
     return NULL;
 }
 
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct place *)a)->name, ((const struct place *)b)->name);
+}
+
 static bool open_shards(struct checkpoint *checkpoint, const char *folder, struct error *err) {
     checkpoint->index = json_file_read(checkpoint->index_path, MAX_INDEX_BYTES, err);
     if (!checkpoint->index) return false;
-    checkpoint->weight_map = cJSON_GetObjectItemCaseSensitive(checkpoint->index, "weight_map");
-    if (!cJSON_IsObject(checkpoint->weight_map)) {
+    const cJSON *weight_map = cJSON_GetObjectItemCaseSensitive(checkpoint->index, "weight_map"), *entry;
+    if (!cJSON_IsObject(weight_map)) {
         return fail(err, ERR_INVALID, "%s: must have an object weight_map", checkpoint->index_path);
     }
-    const cJSON *entry;
-    cJSON_ArrayForEach(entry, checkpoint->weight_map) {
+    size_t n_entries = (size_t)cJSON_GetArraySize(weight_map);
+    checkpoint->places = calloc(n_entries + 1, sizeof *checkpoint->places);
+    if (!checkpoint->places) return fail(err, ERR_MEMORY, "%s: no memory", checkpoint->index_path);
+    cJSON_ArrayForEach(entry, weight_map) {
         if (!cJSON_IsString(entry) || !entry->valuestring[0] || strchr(entry->valuestring, '/')) {
             return fail(err, ERR_INVALID, "%s: tensor %s must be mapped to the name of a file in the same folder",
                         checkpoint->index_path, entry->string);
         }
-        if (find_shard(checkpoint, entry->valuestring)) continue;
-        if (!add_shard(checkpoint, folder, entry->valuestring, err)) return false;
+        const struct shard *shard = find_shard(checkpoint, entry->valuestring);
+        if (!shard && !add_shard(checkpoint, folder, entry->valuestring, err)) return false;
+        if (!shard) shard = &checkpoint->shards[checkpoint->n_shards - 1];
+        checkpoint->places[checkpoint->n_places++] = (struct place){entry->string, shard};
     }
+    qsort(checkpoint->places, checkpoint->n_places, sizeof *checkpoint->places, by_name);
     return true;
 }
 
@@ -103,6 +119,7 @@ void checkpoint_close(struct checkpoint *checkpoint) {
         safetensors_close(checkpoint->shards[i].file);
         free(checkpoint->shards[i].path);
     }
+    free(checkpoint->places);
     cJSON_Delete(checkpoint->index);
     free(checkpoint->index_path);
     free(checkpoint);
@@ -121,12 +138,13 @@ const struct safetensor *checkpoint_find(const struct checkpoint *checkpoint, co
                                          struct error *err) {
     const struct shard *shard = &checkpoint->shards[0];
     if (checkpoint->index) {
-        const cJSON *entry = cJSON_GetObjectItemCaseSensitive(checkpoint->weight_map, name);
-        if (!entry) {
+        const struct place key = {.name = name},
+                           *place = bsearch(&key, checkpoint->places, checkpoint->n_places, sizeof key, by_name);
+        if (!place) {
             fail(err, ERR_NOT_FOUND, "%s: tensor %s is missing", checkpoint->index_path, name);
             return NULL;
         }
-        shard = find_shard(checkpoint, entry->valuestring);
+        shard = place->shard;
     }
     const struct safetensor *tensor = safetensors_find(shard->file, name);
     if (!tensor) fail(err, ERR_NOT_FOUND, "%s: tensor %s is missing", shard->path, name);

@@ -44,7 +44,7 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
     scratch->q = arena_take(arena, rows * (size_t)shape_q_columns(shape), act);
     scratch->attention = arena_take(arena, rows * (size_t)shape_q_columns(shape), act);
     scratch->gate_up = arena_take(arena, rows * 2 * (size_t)shape->intermediate, act);
-    scratch->activated = arena_take(arena, rows * (size_t)shape->intermediate, act);
+    scratch->activated = arena_take(arena, rows * (size_t)shape_activated_columns(shape), act);
     scratch->logits = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
     scratch->adjusted = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
     scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));

@@ -84,7 +84,7 @@ struct scratch {
     void *q;                     // act [max_rows][n_heads][head_dim] after QK-norm and RoPE
     void *attention;             // act [max_rows][n_heads][head_dim]
     void *gate_up;               // act [max_rows][2*intermediate]
-    void *activated;             // act [max_rows][intermediate] silu(gate) * up
+    void *activated;             // act [max_rows][shape_activated_columns] silu(gate) * up
     float *logits;               // [max_seqs][vocab] row i belongs to samples[i]
     float *adjusted;             // [max_seqs][vocab] what is sampled from where samples[i] has a seat or a mask
     int32_t *sampled;            // [max_seqs] token ids, or SAMPLED_NOT_FINITE

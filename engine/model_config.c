@@ -11,13 +11,13 @@
 
 /* Upper limits: far above any published model, low enough that no product of two dimensions overflows int32_t where
  * the shape's functions multiply, nor size_t in bytes. */
-#define MAX_LAYERS       1024
-#define MAX_HIDDEN       65536
-#define MAX_HEADS        1024
-#define MAX_HEAD_DIM     1024
-#define MAX_INTERMEDIATE (1 << 20)
-#define MAX_VOCAB        (1 << 24)
-#define MAX_POSITIONS    (1 << 24)
+#define MAX_HIDDEN              65536
+#define MAX_HEADS               1024
+#define MAX_HEAD_DIM            1024
+#define MAX_INTERMEDIATE        (1 << 20)
+#define MAX_EXPERT_INTERMEDIATE (1 << 16)
+#define MAX_VOCAB               (1 << 24)
+#define MAX_POSITIONS           (1 << 24)
 
 #define DEFAULT_HEAD_DIM 128 // of transformers' Qwen3Config, which does not derive it from hidden_size
 
@@ -94,17 +94,17 @@ static bool is_string(const cJSON *item, const char *text) {
     return cJSON_IsString(item) && strcmp(item->valuestring, text) == 0;
 }
 
-static void check_architecture(struct reader *reader) {
+/* Whether it is the mixture of experts. */
+static bool read_architecture(struct reader *reader) {
     const cJSON *names = member(reader->root, "architectures");
     const cJSON *name;
     cJSON_ArrayForEach(name, names) {
-        if (is_string(name, "Qwen3ForCausalLM")) return;
-        if (is_string(name, "Qwen3MoeForCausalLM")) {
-            REFUSE(reader, "%s: Qwen3MoeForCausalLM (mixture of experts) is not supported yet; Qwen3ForCausalLM is",
-                   reader->path);
-        }
+        if (is_string(name, "Qwen3ForCausalLM")) return false;
+        if (is_string(name, "Qwen3MoeForCausalLM")) return true;
     }
-    REFUSE(reader, "%s: architectures must contain Qwen3ForCausalLM, found %s", reader->path, excerpt(names).text);
+    REFUSE(reader, "%s: architectures must contain Qwen3ForCausalLM or Qwen3MoeForCausalLM, found %s", reader->path,
+           excerpt(names).text);
+    return false;
 }
 
 /* rope_scaling, or the newer rope_parameters: the kind must be the plain one. */
@@ -164,7 +164,7 @@ static void check_features(struct reader *reader) {
 
 static struct model_shape read_shape(struct reader *reader) {
     struct model_shape shape = {
-        .n_layers = read_integer(reader, "num_hidden_layers", 1, MAX_LAYERS),
+        .n_layers = read_integer(reader, "num_hidden_layers", 1, MODEL_MAX_LAYERS),
         .hidden = read_integer(reader, "hidden_size", 1, MAX_HIDDEN),
         .n_heads = read_integer(reader, "num_attention_heads", 1, MAX_HEADS),
         .n_kv_heads = read_integer(reader, "num_key_value_heads", 1, MAX_HEADS),
@@ -184,6 +184,39 @@ static struct model_shape read_shape(struct reader *reader) {
         REFUSE(reader, "%s: head_dim must be even for RoPE, found %d", reader->path, shape.head_dim);
     }
     return shape;
+}
+
+static void make_dense(struct model_shape *shape, int32_t layer) {
+    shape->dense_layers[layer / 32] |= 1u << layer % 32;
+}
+
+/* Layers without experts: all but every decoder_sparse_step-th, and those that mlp_only_layers lists. */
+static void read_dense_layers(struct reader *reader, struct model_shape *shape) {
+    int32_t step = read_integer_or(reader, "decoder_sparse_step", 1, MODEL_MAX_LAYERS, 1);
+    for (int32_t layer = 0; layer < shape->n_layers; layer++) {
+        if ((layer + 1) % step != 0) make_dense(shape, layer);
+    }
+    const cJSON *list = member(reader->root, "mlp_only_layers"), *item;
+    if (list && !cJSON_IsArray(list)) {
+        REFUSE(reader, "%s: mlp_only_layers must be an array, found %s", reader->path, excerpt(list).text);
+    }
+    cJSON_ArrayForEach(item, list) {
+        if (is_integer(item, 0, shape->n_layers - 1)) {
+            make_dense(shape, (int32_t)item->valuedouble);
+        } else {
+            REFUSE(reader, "%s: mlp_only_layers may only hold layers from 0 to %d, found %s", reader->path,
+                   shape->n_layers - 1, excerpt(item).text);
+        }
+    }
+}
+
+static void read_experts(struct reader *reader, struct model_shape *shape) {
+    shape->n_experts = read_integer(reader, "num_experts", 1, MODEL_MAX_EXPERTS);
+    int32_t most = shape->n_experts < MODEL_MAX_ACTIVE_EXPERTS ? shape->n_experts : MODEL_MAX_ACTIVE_EXPERTS;
+    shape->n_active_experts = read_integer(reader, "num_experts_per_tok", 1, most);
+    shape->expert_intermediate = read_integer(reader, "moe_intermediate_size", 1, MAX_EXPERT_INTERMEDIATE);
+    shape->normalised_experts = read_bool_or(reader, "norm_topk_prob", false);
+    read_dense_layers(reader, shape);
 }
 
 /* An id, an array of ids, or absent: then the ids stay as they are. */
@@ -213,9 +246,10 @@ bool model_config_load_file(struct model_config *config, const char *path, struc
     *config = (struct model_config){.sampling = {.temperature = 1, .top_p = 1}}; // the defaults of the OpenAI API
     struct reader reader = open_reader(path, err);
     if (!reader.ok) return false;
-    check_architecture(&reader);
+    bool has_experts = read_architecture(&reader);
     check_features(&reader);
     config->shape = read_shape(&reader);
+    if (has_experts) read_experts(&reader, &config->shape);
     if (reader.ok) read_eos(&reader, config);
     cJSON_Delete(reader.root);
     return reader.ok;

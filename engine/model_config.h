@@ -17,7 +17,8 @@ struct model_config {
 };
 
 /* Reads folder/config.json and, when present, folder/generation_config.json. What the engine cannot compute (another
- * architecture, attention bias, RoPE scaling, a sliding window, another activation) is refused by name. */
+ * architecture than Qwen3's dense one and its mixture of experts, attention bias, RoPE scaling, a sliding window,
+ * another activation) is refused by name. */
 bool model_config_load(struct model_config *config, const char *folder, struct error *err);
 
 /* The same from one config.json file (config/shapes). */

@@ -12,6 +12,11 @@ static inline size_t dtype_bytes(enum dtype dtype) {
     return dtype == DTYPE_F32 ? 4 : 2;
 }
 
+/* Upper limits: far above any published model. */
+#define MODEL_MAX_LAYERS         1024
+#define MODEL_MAX_EXPERTS        512
+#define MODEL_MAX_ACTIVE_EXPERTS 32
+
 struct model_shape {
     int32_t n_layers;
     int32_t hidden;
@@ -24,7 +29,24 @@ struct model_shape {
     float rms_eps;
     float rope_theta;
     bool tied_embeddings; // the LM head is the embedding table
+
+    /* Mixture of experts: in the place of one MLP n_experts smaller ones, of which a router chooses for each row. */
+    int32_t n_experts;                            // 0: every layer has the one MLP
+    int32_t n_active_experts;                     // that a row is computed by
+    int32_t expert_intermediate;                  // of each
+    bool normalised_experts;                      // the weights of a row's experts add up to 1
+    uint32_t dense_layers[MODEL_MAX_LAYERS / 32]; // bit of a layer: it has the one MLP all the same
 };
+
+static inline bool shape_has_experts(const struct model_shape *shape, int32_t layer) {
+    return shape->n_experts > 0 && !(shape->dense_layers[layer / 32] >> layer % 32 & 1);
+}
+
+/* Activated values of a row, in whichever layer has most of them. */
+static inline int32_t shape_activated_columns(const struct model_shape *shape) {
+    int32_t of_experts = shape->n_active_experts * shape->expert_intermediate;
+    return of_experts > shape->intermediate ? of_experts : shape->intermediate;
+}
 
 /* Columns of the joined QKV projection: all query heads, then K heads, then V heads. */
 static inline int32_t shape_q_columns(const struct model_shape *shape) {

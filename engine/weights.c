@@ -17,7 +17,7 @@
 #define PROGRESS_NS     100000000 // between two lines
 #define GB              1e9
 
-enum size { ONE, HIDDEN, Q_COLUMNS, KV_COLUMNS, HEAD_DIM, INTERMEDIATE, VOCAB, N_SIZES };
+enum size { ONE, HIDDEN, Q_COLUMNS, KV_COLUMNS, HEAD_DIM, INTERMEDIATE, EXPERTS, EXPERT_INTERMEDIATE, VOCAB, N_SIZES };
 
 /* One published tensor and its place: field of struct weights or layer_weights, or right behind the tensor before. */
 struct tensor_rule {
@@ -43,17 +43,31 @@ static const struct tensor_rule layer_rules[] = {
     {"self_attn.k_norm.weight", offsetof(struct layer_weights, k_norm), HEAD_DIM, ONE},
     {"self_attn.o_proj.weight", offsetof(struct layer_weights, attention_output), HIDDEN, Q_COLUMNS},
     {"post_attention_layernorm.weight", offsetof(struct layer_weights, post_attention_norm), HIDDEN, ONE},
+};
+
+static const struct tensor_rule mlp_rules[] = {
     {"mlp.gate_proj.weight", offsetof(struct layer_weights, gate_up), INTERMEDIATE, HIDDEN},
     {"mlp.up_proj.weight", JOINED, INTERMEDIATE, HIDDEN},
     {"mlp.down_proj.weight", offsetof(struct layer_weights, down), HIDDEN, INTERMEDIATE},
 };
 
-#define N_MODEL_RULES (sizeof model_rules / sizeof *model_rules)
-#define N_LAYER_RULES (sizeof layer_rules / sizeof *layer_rules)
+static const struct tensor_rule router_rule = {"mlp.gate.weight", offsetof(struct layer_weights, router), EXPERTS,
+                                               HIDDEN};
+
+/* Of each expert; all gates and ups follow each other, then all downs. */
+static const struct tensor_rule gate_up_rules[] = {
+    {"gate_proj.weight", offsetof(struct layer_weights, gate_up), EXPERT_INTERMEDIATE, HIDDEN},
+    {"up_proj.weight", JOINED, EXPERT_INTERMEDIATE, HIDDEN},
+};
+static const struct tensor_rule down_rules[] = {
+    {"down_proj.weight", offsetof(struct layer_weights, down), HIDDEN, EXPERT_INTERMEDIATE},
+};
+
+#define COUNT(rules) (sizeof(rules) / sizeof *(rules))
 
 /* A published tensor of this model: where it goes and where it comes from. */
 struct part {
-    char name[64];
+    char name[80];
     int32_t rows;
     int32_t columns;
     int32_t n_dims;                  // 1: a vector of rows
@@ -70,8 +84,11 @@ struct layout {
     size_t bytes;
 };
 
-static void place(struct layout *layout, const int32_t sizes[N_SIZES], const struct tensor_rule *rule, int32_t layer) {
-    if (rule->field != JOINED) layout->bytes = (layout->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+/* Of the model where layer is negative, else of the layer or, where expert is not negative, of that expert in it. */
+static void place(struct layout *layout, const int32_t sizes[N_SIZES], const struct tensor_rule *rule, int32_t layer,
+                  int32_t expert) {
+    size_t field = expert > 0 ? JOINED : rule->field;
+    if (field != JOINED) layout->bytes = (layout->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     int32_t rows = sizes[rule->rows], columns = sizes[rule->columns];
     if (layout->parts) {
         struct part *part = &layout->parts[layout->n_parts];
@@ -80,17 +97,38 @@ static void place(struct layout *layout, const int32_t sizes[N_SIZES], const str
             .columns = columns,
             .n_dims = rule->columns == ONE ? 1 : 2,
             .layer = layer,
-            .field = rule->field,
+            .field = field,
             .offset = layout->bytes,
         };
         if (layer < 0) {
             snprintf(part->name, sizeof part->name, "%s", rule->name);
+        } else if (expert >= 0) {
+            snprintf(part->name, sizeof part->name, "model.layers.%d.mlp.experts.%d.%s", layer, expert, rule->name);
         } else {
             snprintf(part->name, sizeof part->name, "model.layers.%d.%s", layer, rule->name);
         }
     }
     layout->n_parts++;
     layout->bytes += (size_t)rows * (size_t)columns * sizeof(uint16_t);
+}
+
+static void place_experts(struct layout *layout, const int32_t sizes[N_SIZES], int32_t layer) {
+    place(layout, sizes, &router_rule, layer, -1);
+    for (int32_t expert = 0; expert < sizes[EXPERTS]; expert++) {
+        for (size_t i = 0; i < COUNT(gate_up_rules); i++) place(layout, sizes, &gate_up_rules[i], layer, expert);
+    }
+    for (int32_t expert = 0; expert < sizes[EXPERTS]; expert++) {
+        for (size_t i = 0; i < COUNT(down_rules); i++) place(layout, sizes, &down_rules[i], layer, expert);
+    }
+}
+
+static void place_layer(struct layout *layout, const int32_t sizes[N_SIZES], int32_t layer, bool has_experts) {
+    for (size_t i = 0; i < COUNT(layer_rules); i++) place(layout, sizes, &layer_rules[i], layer, -1);
+    if (has_experts) {
+        place_experts(layout, sizes, layer);
+    } else {
+        for (size_t i = 0; i < COUNT(mlp_rules); i++) place(layout, sizes, &mlp_rules[i], layer, -1);
+    }
 }
 
 static void lay_out(struct layout *layout, const struct model_shape *shape) {
@@ -101,14 +139,16 @@ static void lay_out(struct layout *layout, const struct model_shape *shape) {
         [KV_COLUMNS] = shape_kv_columns(shape),
         [HEAD_DIM] = shape->head_dim,
         [INTERMEDIATE] = shape->intermediate,
+        [EXPERTS] = shape->n_experts,
+        [EXPERT_INTERMEDIATE] = shape->expert_intermediate,
         [VOCAB] = shape->vocab,
     };
     layout->n_parts = 0;
     layout->bytes = 0;
-    size_t n_model_rules = shape->tied_embeddings ? N_MODEL_RULES - 1 : N_MODEL_RULES;
-    for (size_t i = 0; i < n_model_rules; i++) place(layout, sizes, &model_rules[i], -1);
+    size_t n_model_rules = shape->tied_embeddings ? COUNT(model_rules) - 1 : COUNT(model_rules);
+    for (size_t i = 0; i < n_model_rules; i++) place(layout, sizes, &model_rules[i], -1, -1);
     for (int32_t layer = 0; layer < shape->n_layers; layer++) {
-        for (size_t i = 0; i < N_LAYER_RULES; i++) place(layout, sizes, &layer_rules[i], layer);
+        place_layer(layout, sizes, layer, shape_has_experts(shape, layer));
     }
 }
 
@@ -170,23 +210,28 @@ static bool resolve_part(struct part *part, const struct checkpoint *checkpoint,
     return true;
 }
 
-static bool is_part(const struct layout *layout, const char *name) {
-    for (size_t i = 0; i < layout->n_parts; i++) {
-        if (strcmp(layout->parts[i].name, name) == 0) return true;
-    }
-    return false;
+static int by_address(const void *a, const void *b) {
+    uintptr_t left = (uintptr_t)((const struct part *)a)->tensor, right = (uintptr_t)((const struct part *)b)->tensor;
+    return (left > right) - (left < right);
 }
 
-/* A tensor that nobody reads may be a bias or a layer that the config does not know of. */
-static void warn_of_unused(const struct layout *layout, const struct checkpoint *checkpoint, struct log *log) {
+static bool is_part(const struct layout *layout, const struct safetensor *tensor) {
+    const struct part key = {.tensor = tensor};
+    return bsearch(&key, layout->parts, layout->n_parts, sizeof key, by_address) != NULL;
+}
+
+/* A tensor that nobody reads may be a bias or a layer that the config does not know of. Sorts the parts: with 128
+ * experts there are 18,000. */
+static void warn_of_unused(struct layout *layout, const struct checkpoint *checkpoint, struct log *log) {
+    qsort(layout->parts, layout->n_parts, sizeof *layout->parts, by_address);
     const char *first = NULL;
     int32_t n_unused = 0;
     for (int32_t i = 0; i < checkpoint_count_files(checkpoint); i++) {
         const struct safetensors *file = checkpoint_file(checkpoint, i);
         for (size_t j = 0; j < safetensors_count(file); j++) {
-            const char *name = safetensors_at(file, j)->name;
-            if (is_part(layout, name) || strcmp(name, "lm_head.weight") == 0) continue;
-            if (!first) first = name;
+            const struct safetensor *tensor = safetensors_at(file, j);
+            if (is_part(layout, tensor) || strcmp(tensor->name, "lm_head.weight") == 0) continue;
+            if (!first) first = tensor->name;
             n_unused++;
         }
     }

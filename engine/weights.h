@@ -1,7 +1,8 @@
 /* The parameters of one model on one device: bf16 matrices [outputs][inputs], row-major, in one allocation.
  *
  * weights_load reads safetensors (one file or sharded by index), checks every shape against the config by name,
- * converts f16 and f32 to bf16, joins q, k, v and gate, up. weights_dummy fills the same layout from a seed. */
+ * converts f16 and f32 to bf16, joins q, k, v and gate, up, and the experts of a layer. weights_dummy fills the same
+ * layout from a seed. */
 #ifndef QUERN_ENGINE_WEIGHTS_H
 #define QUERN_ENGINE_WEIGHTS_H
 
@@ -27,8 +28,10 @@ struct layer_weights {
     const uint16_t *k_norm;              // [head_dim]
     const uint16_t *attention_output;    // [hidden][n_heads*head_dim]
     const uint16_t *post_attention_norm; // [hidden]
+    const uint16_t *router;              // [n_experts][hidden]; NULL: the layer has the one MLP
     const uint16_t *gate_up;             // [2*intermediate][hidden]: gate rows, then up rows
     const uint16_t *down;                // [hidden][intermediate]
+                                         // with a router: [n_experts] of both, with expert_intermediate
 };
 
 struct weights {

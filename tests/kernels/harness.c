@@ -208,7 +208,7 @@ static void guard_context(struct rig *rig) {
     guard(rig, &scratch->q, rows * (size_t)shape_q_columns(&rig->shape) * act);
     guard(rig, &scratch->attention, rows * (size_t)shape_q_columns(&rig->shape) * act);
     guard(rig, &scratch->gate_up, rows * 2 * (size_t)rig->shape.intermediate * act);
-    guard(rig, &scratch->activated, rows * (size_t)rig->shape.intermediate * act);
+    guard(rig, &scratch->activated, rows * (size_t)shape_activated_columns(&rig->shape) * act);
     guard(rig, (void **)&scratch->logits, seqs * (size_t)rig->shape.vocab * sizeof(float));
     guard(rig, (void **)&scratch->sampled, seqs * sizeof(int32_t));
     guard(rig, (void **)&scratch->adjusted, seqs * (size_t)rig->shape.vocab * sizeof(float));
@@ -254,12 +254,19 @@ static struct placed place(struct weight_writer *writer, size_t count, float cen
         device->field = placed_.device;                                                                                \
     } while (0)
 
-static void make_layer(struct rig *rig, struct weight_writer *walk, int32_t layer, float k_norm_max) {
+static size_t mlp_elements(const struct model_shape *shape, int32_t layer) {
+    size_t hidden = (size_t)shape->hidden;
+    if (!shape_has_experts(shape, layer)) return 3 * (size_t)shape->intermediate * hidden;
+    return (size_t)shape->n_experts * (3 * (size_t)shape->expert_intermediate + 1) * hidden;
+}
+
+static void make_layer(struct rig *rig, struct weight_writer *walk, int32_t layer, const struct rig_options *options) {
+    float k_norm_max = options->k_norm_max;
     const struct model_shape *shape = &rig->shape;
     struct layer_weights *host = &rig->host.layers[layer], *device = &rig->weights.layers[layer];
     struct weight_writer writer = *walk;
     size_t hidden = (size_t)shape->hidden, q_columns = (size_t)shape_q_columns(shape);
-    size_t intermediate = (size_t)shape->intermediate, head_dim = (size_t)shape->head_dim;
+    size_t intermediate = (size_t)shape->intermediate, head_dim = (size_t)shape->head_dim, n = 1;
     float k_center = k_norm_max > 0 ? k_norm_max * 0.5f : 1.0f; // uniform up to the largest
     PLACE(input_norm, hidden, 1.0f, 0.3f);
     PLACE(qkv, (size_t)shape_qkv_columns(shape) * hidden, 0, 0.1f);
@@ -267,8 +274,13 @@ static void make_layer(struct rig *rig, struct weight_writer *walk, int32_t laye
     PLACE(k_norm, head_dim, k_center, k_center);
     PLACE(attention_output, hidden * q_columns, 0, 0.1f);
     PLACE(post_attention_norm, hidden, 1.0f, 0.3f);
-    PLACE(gate_up, 2 * intermediate * hidden, 0, 0.2f);
-    PLACE(down, hidden * intermediate, 0, 0.1f);
+    if (shape_has_experts(shape, layer)) {
+        n = (size_t)shape->n_experts;
+        intermediate = (size_t)shape->expert_intermediate;
+        PLACE(router, n * hidden, 0, options->equal_experts ? 0 : 0.1f);
+    }
+    PLACE(gate_up, n * 2 * intermediate * hidden, 0, 0.2f);
+    PLACE(down, n * hidden * intermediate, 0, 0.1f);
     if (k_norm_max > 0) ((uint16_t *)(uintptr_t)host->k_norm)[head_dim / 3] = bf16_from_f32(k_norm_max);
     *walk = writer;
 }
@@ -278,9 +290,10 @@ static void make_weights(struct rig *rig, const struct rig_options *options) {
     struct error err = {0};
     size_t hidden = (size_t)shape->hidden, table = (size_t)shape->vocab * hidden;
     size_t in_layer = ((size_t)shape_qkv_columns(shape) + (size_t)shape_q_columns(shape)) * hidden +
-                      3 * (size_t)shape->intermediate * hidden + 2 * (hidden + (size_t)shape->head_dim);
+                      2 * (hidden + (size_t)shape->head_dim);
     size_t elements = 2 * table + hidden + (size_t)shape->n_layers * in_layer;
-    elements += 128 * (size_t)(8 * shape->n_layers + 3); // alignment
+    for (int32_t layer = 0; layer < shape->n_layers; ++layer) elements += mlp_elements(shape, layer);
+    elements += 128 * (size_t)(9 * shape->n_layers + 3); // alignment
     struct weights *host = &rig->host, *device = &rig->weights;
     *host = (struct weights){.bytes = elements * sizeof(uint16_t)};
     *device = (struct weights){.ops = rig->target->ops, .device = rig->target->device, .bytes = host->bytes};
@@ -294,7 +307,7 @@ static void make_weights(struct rig *rig, const struct rig_options *options) {
     PLACE(embedding, table, 0, 1.0f);
     PLACE(lm_head, table, 0, 0.1f);
     PLACE(final_norm, hidden, 1.0f, 0.3f);
-    for (int32_t layer = 0; layer < shape->n_layers; ++layer) make_layer(rig, &writer, layer, options->k_norm_max);
+    for (int32_t layer = 0; layer < shape->n_layers; ++layer) make_layer(rig, &writer, layer, options);
     assert_true((size_t)(writer.host - (uint16_t *)host->data) <= elements);
     rig_must(rig->target->ops->copy_to_device(rig->target->device, device->data, host->data, host->bytes, &err), &err);
     rig_must(rig->target->ops->synchronize(rig->target->device, &err), &err);

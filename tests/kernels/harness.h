@@ -48,6 +48,7 @@ struct rig_options {
     uint64_t seed;      // of weights and of block ids
     uint64_t pool_seed; // of block ids alone
     float k_norm_max;   // largest K-norm weight; 0: about 1, like the others
+    bool equal_experts; // the router is all zeros: every row has the first experts, of equal weights
 };
 
 /* A shape that every backend can run, smaller than any real one: 2 layers, hidden 192, head_dim 128. */

@@ -138,21 +138,55 @@ double *reference_attention_output(const struct rig *rig, int32_t layer, const f
     return out;
 }
 
-double *reference_mlp(const struct rig *rig, int32_t layer, const float *hidden) {
+/* out += weight * (silu(x · gateᵀ) * (x · upᵀ)) · downᵀ. */
+static void add_mlp(const double *x, const uint16_t *gate_up, const uint16_t *down, int32_t n, int32_t intermediate,
+                    double weight, double *out) {
+    double *values = doubles(2 * (size_t)intermediate), *sums = doubles((size_t)n);
+    project(x, gate_up, n, 2 * intermediate, values);
+    for (int32_t i = 0; i < intermediate; ++i) values[i] = values[i] / (1 + exp(-values[i])) * values[i + intermediate];
+    project(values, down, intermediate, n, sums);
+    for (int32_t i = 0; i < n; ++i) out[i] += weight * sums[i];
+    free(sums);
+    free(values);
+}
+
+/* Returns the gap. */
+static double add_experts(const struct model_shape *shape, const struct layer_weights *weights, const double *x,
+                          double *out) {
+    double p[MODEL_MAX_EXPERTS], all = 0, chosen = 0;
+    int32_t order[MODEL_MAX_EXPERTS], n_experts = shape->n_experts, n_active = shape->n_active_experts;
+    project(x, weights->router, shape->hidden, n_experts, p);
+    for (int32_t e = 0; e < n_experts; ++e) all += p[e] = exp(p[e]);
+    for (int32_t e = 0; e < n_experts; ++e) { // sorted by falling p, of equal ones the first first
+        int32_t at = e;
+        for (; at > 0 && p[order[at - 1]] < p[e]; --at) order[at] = order[at - 1];
+        order[at] = e;
+    }
+    for (int32_t k = 0; k < n_active; ++k) chosen += p[order[k]];
+    for (int32_t k = 0; k < n_active; ++k) {
+        size_t matrix = (size_t)order[k] * (size_t)shape->expert_intermediate * (size_t)shape->hidden;
+        add_mlp(x, weights->gate_up + 2 * matrix, weights->down + matrix, shape->hidden, shape->expert_intermediate,
+                p[order[k]] / (shape->normalised_experts ? chosen : all), out);
+    }
+    return n_active == n_experts ? 1 : 1 - p[order[n_active]] / p[order[n_active - 1]];
+}
+
+double *reference_mlp(const struct rig *rig, int32_t layer, const float *hidden, double *gaps) {
     const struct layer_weights *weights = &rig->host.layers[layer];
-    size_t n_rows = (size_t)rig->ctx->host.n_rows, n = (size_t)rig->shape.hidden;
-    int32_t intermediate = rig->shape.intermediate;
-    double *out = doubles(n_rows * n), *gate_up = doubles(2 * (size_t)intermediate);
+    const struct model_shape *shape = &rig->shape;
+    size_t n_rows = (size_t)rig->ctx->host.n_rows, n = (size_t)shape->hidden;
+    double *out = doubles(n_rows * n);
     for (size_t r = 0; r < n_rows; ++r) {
-        double *x = normalized_row(rig, hidden, (int32_t)r, weights->post_attention_norm);
-        project(x, weights->gate_up, (int32_t)n, 2 * intermediate, gate_up);
-        for (int32_t i = 0; i < intermediate; ++i)
-            gate_up[i] = gate_up[i] / (1 + exp(-gate_up[i])) * gate_up[i + intermediate];
-        project(gate_up, weights->down, intermediate, (int32_t)n, out + r * n);
-        for (size_t i = 0; i < n; ++i) out[r * n + i] += hidden[r * n + i];
+        double *x = normalized_row(rig, hidden, (int32_t)r, weights->post_attention_norm), gap = 1;
+        for (size_t i = 0; i < n; ++i) out[r * n + i] = hidden[r * n + i];
+        if (weights->router) {
+            gap = add_experts(shape, weights, x, out + r * n);
+        } else {
+            add_mlp(x, weights->gate_up, weights->down, shape->hidden, shape->intermediate, 1, out + r * n);
+        }
+        if (gaps) gaps[r] = gap;
         free(x);
     }
-    free(gate_up);
     return out;
 }
 

@@ -18,7 +18,10 @@ void reference_qkv_finish(struct reference_qkv *qkv);
 /* keys and values as rig_read_kv gives them. */
 double *reference_attention(const struct rig *rig, const float *q, const float *keys, const float *values);
 double *reference_attention_output(const struct rig *rig, int32_t layer, const float *hidden, const float *attention);
-double *reference_mlp(const struct rig *rig, int32_t layer, const float *hidden);
+/* Where the layer has experts, gaps, when not NULL, is [n_rows]: how much the weight of the last expert that a row has
+ * is above that of the first that it has not, as a share of it. 0: they are equal, and the row has the former by its
+ * number. */
+double *reference_mlp(const struct rig *rig, int32_t layer, const float *hidden, double *gaps);
 double *reference_lm_head(const struct rig *rig, const float *hidden); // [n_samples][vocab]
 
 /* The definition of engine/sampling.h by sorting. kept, when not NULL, is [vocab]: 1 for tokens that may be chosen. */

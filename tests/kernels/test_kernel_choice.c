@@ -194,7 +194,7 @@ static void check_large_products(const struct target *target) {
     free(got);
 
     rig_fill_hidden(rig);
-    expected = reference_mlp(rig, 0, hidden);
+    expected = reference_mlp(rig, 0, hidden, NULL);
     rig_must(target->ops->mlp(rig->ctx, &rig->weights, 0, &err), &err);
     got = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
     check_error(target, "mlp", relative_error(got, expected, count), 2 * target->matrix_tolerance);

@@ -45,7 +45,7 @@ static void compare_mlp(struct rig *rig) {
     float *hidden = read_hidden(rig);
     rig_must(rig->target->ops->mlp(rig->ctx, &rig->weights, 1, &err), &err);
     float *got = read_hidden(rig);
-    double *expected = reference_mlp(rig, 1, hidden);
+    double *expected = reference_mlp(rig, 1, hidden, NULL);
     char what[64];
     snprintf(what, sizeof what, "mlp of %zu rows", rows);
     check_error(rig->target, what, relative_error(got, expected, rows * (size_t)rig->shape.hidden),

@@ -8,28 +8,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct demo *demo_open(const struct target *target, struct context_limits limits, int32_t max_len) {
-    return demo_open_shape(target, NULL, limits, max_len);
-}
+#define FIXTURES "tests/fixtures/"
 
-struct demo *demo_open_shape(const struct target *target, const char *shape_file, struct context_limits limits,
-                             int32_t max_len) {
+const struct demo_model demo_dense = {"dense", "models/demo", FIXTURES "golden/golden.json",
+                                      FIXTURES "golden/layers.safetensors", 6};
+const struct demo_model demo_experts = {"experts", FIXTURES "demo-moe", FIXTURES "golden-moe/golden.json",
+                                        FIXTURES "golden-moe/layers.safetensors", 5};
+
+/* Exactly one of folder and shape_file. */
+static struct demo *open_model(const struct target *target, const char *folder, const char *shape_file,
+                               struct context_limits limits, int32_t max_len) {
     struct error err = {0};
     struct demo *demo = calloc(1, sizeof *demo);
     demo->target = target;
     rig_must(shape_file ? model_config_load_file(&demo->config, shape_file, &err)
-                        : model_config_load(&demo->config, DEMO_FOLDER, &err),
+                        : model_config_load(&demo->config, folder, &err),
              &err);
-    struct weights_source source = {.ops = target->ops,
-                                    .device = target->device,
-                                    .shape = &demo->config.shape,
-                                    .folder = shape_file ? NULL : DEMO_FOLDER};
+    struct weights_source source = {
+        .ops = target->ops, .device = target->device, .shape = &demo->config.shape, .folder = folder};
     rig_must(weights_init(&demo->weights, &source, &err), &err);
     limits.max_blocks = (max_len + limits.block_size - 1) / limits.block_size;
     limits.n_blocks = limits.max_blocks * limits.max_seqs;
     demo->ctx = context_create(target->ops, target->device, &demo->config.shape, &limits, &err);
     rig_must(demo->ctx != NULL, &err);
     return demo;
+}
+
+struct demo *demo_open(const struct target *target, const struct demo_model *model, struct context_limits limits,
+                       int32_t max_len) {
+    return open_model(target, model->folder, NULL, limits, max_len);
+}
+
+struct demo *demo_open_shape(const struct target *target, const char *shape_file, struct context_limits limits,
+                             int32_t max_len) {
+    return open_model(target, shape_file ? NULL : demo_dense.folder, shape_file, limits, max_len);
 }
 
 void demo_close(struct demo *demo) {

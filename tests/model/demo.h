@@ -9,9 +9,17 @@
 
 #include <cjson/cJSON.h>
 
-#define DEMO_FOLDER   "models/demo"
-#define GOLDEN_FOLDER "tests/fixtures/golden"
-#define MAX_NEW       160 // tokens that a golden case has at most
+#define MAX_NEW 160 // tokens that a golden case has at most
+
+/* A model that knows the demo's skills, and what transformers recorded of it. */
+struct demo_model {
+    const char *name;
+    const char *folder;
+    const char *golden;    // golden.json
+    const char *layers;    // layers.safetensors
+    int32_t last_recorded; // layer in the latter: 0, 3 and this one
+};
+extern const struct demo_model demo_dense, demo_experts;
 
 struct demo {
     const struct target *target; // borrowed
@@ -21,10 +29,11 @@ struct demo {
 };
 
 /* limits.n_blocks and max_blocks are derived: every sequence of a step has room for max_len tokens. */
-/* shape_file: NULL for the demo model, else a config.json, with dummy weights from seed 0. */
+struct demo *demo_open(const struct target *target, const struct demo_model *model, struct context_limits limits,
+                       int32_t max_len);
+/* shape_file: NULL for the dense demo model, else a config.json, with dummy weights from seed 0. */
 struct demo *demo_open_shape(const struct target *target, const char *shape_file, struct context_limits limits,
                              int32_t max_len);
-struct demo *demo_open(const struct target *target, struct context_limits limits, int32_t max_len);
 void demo_close(struct demo *demo);
 
 /* Runs context_prepare: sequence i of the step uses the i-th part of the pool. */

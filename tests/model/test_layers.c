@@ -1,4 +1,4 @@
-/* Stage by stage against the tensors that transformers has inside layers 0, 3 and 6 for one prompt. */
+/* Stage by stage against the tensors that transformers has inside three layers for one prompt. */
 #include "tests/test.h"
 
 #include "engine/backend.h"
@@ -162,21 +162,22 @@ static void run_layer(const struct stages *s, int32_t layer, bool recorded) {
     free(before);
 }
 
-static void check_stages(const struct target *target) {
+static void check_stages_of(const struct target *target, const struct demo_model *model) {
     struct error err = {0};
-    struct stages s = {.target = target, .golden = safetensors_open(GOLDEN_FOLDER "/layers.safetensors", &err)};
+    struct stages s = {.target = target, .golden = safetensors_open(model->layers, &err)};
     rig_must(s.golden != NULL, &err);
     const struct safetensor *ids = safetensors_find(s.golden, "input_ids");
     s.n_rows = (int32_t)ids->dims[0];
     struct context_limits limits = {.max_rows = 64, .max_seqs = 1, .block_size = 16};
-    s.demo = demo_open(target, limits, 64);
+    s.demo = demo_open(target, model, limits, 64);
     struct batch_sequence seq = {.tokens = ids->data, .n_rows = s.n_rows, .sample = true};
     demo_prepare(s.demo, &seq, 1, &(int32_t){0});
 
     const struct context *ctx = s.demo->ctx;
     rig_must(ctx->ops->embed(ctx, &s.demo->weights, &err), &err);
     compare_device(&s, -1, "embed", ctx->scratch.hidden, DTYPE_F32, (size_t)ctx->shape->hidden);
-    for (int32_t layer = 0; layer < ctx->shape->n_layers; ++layer) run_layer(&s, layer, layer % 3 == 0);
+    for (int32_t layer = 0; layer < ctx->shape->n_layers; ++layer)
+        run_layer(&s, layer, layer == 0 || layer == 3 || layer == model->last_recorded);
 
     rig_must(ctx->ops->lm_head(ctx, &s.demo->weights, &err), &err);
     size_t vocab = (size_t)ctx->shape->vocab;
@@ -189,14 +190,14 @@ static void check_stages(const struct target *target) {
 }
 
 /* Every position's logits when the prompt is fed one token a step: decode sees the same model as prefill. */
-static void check_logits_of_decode(const struct target *target) {
+static void check_logits_of(const struct target *target, const struct demo_model *model) {
     struct error err = {0};
-    struct stages s = {.target = target, .golden = safetensors_open(GOLDEN_FOLDER "/layers.safetensors", &err)};
+    struct stages s = {.target = target, .golden = safetensors_open(model->layers, &err)};
     rig_must(s.golden != NULL, &err);
     const struct safetensor *ids = safetensors_find(s.golden, "input_ids");
     s.n_rows = (int32_t)ids->dims[0];
     struct context_limits limits = {.max_rows = 8, .max_seqs = 1, .block_size = 8};
-    s.demo = demo_open(target, limits, 64);
+    s.demo = demo_open(target, model, limits, 64);
     const struct context *ctx = s.demo->ctx;
     size_t vocab = (size_t)ctx->shape->vocab;
     const float *all = golden(&s, -1, "logits", (size_t)s.n_rows * vocab);
@@ -235,11 +236,12 @@ static float *pool(const struct stages *s, const int32_t *ids, bool mean, int32_
 
 static void check_pooled(const struct target *target) {
     struct error err = {0};
-    struct stages s = {.target = target, .golden = safetensors_open(GOLDEN_FOLDER "/layers.safetensors", &err)};
+    struct stages s = {.target = target, .golden = safetensors_open(demo_dense.layers, &err)};
     rig_must(s.golden != NULL, &err);
     const struct safetensor *ids = safetensors_find(s.golden, "input_ids");
     s.n_rows = (int32_t)ids->dims[0];
-    s.demo = demo_open(target, (struct context_limits){.max_rows = 64, .max_seqs = 2, .block_size = 16}, 64);
+    s.demo =
+        demo_open(target, &demo_dense, (struct context_limits){.max_rows = 64, .max_seqs = 2, .block_size = 16}, 64);
     size_t hidden = (size_t)s.demo->config.shape.hidden, last = (size_t)(s.n_rows - 1) * hidden;
     const float *states = golden(&s, -1, "norm", (size_t)s.n_rows * hidden);
     float *mean = calloc(hidden, sizeof *mean);
@@ -260,6 +262,15 @@ static void check_pooled(const struct target *target) {
     free(whole[0]), free(whole[1]), free(mean);
     demo_close(s.demo);
     safetensors_close(s.golden);
+}
+
+static void check_stages(const struct target *target) {
+    check_stages_of(target, &demo_dense);
+    check_stages_of(target, &demo_experts);
+}
+static void check_logits_of_decode(const struct target *target) {
+    check_logits_of(target, &demo_dense);
+    check_logits_of(target, &demo_experts);
 }
 
 static void stages_of_a_prompt(void **state) {

@@ -24,7 +24,7 @@ struct prompts {
 
 static struct prompts read_prompts(void) {
     struct prompts prompts;
-    cJSON *golden = read_json(GOLDEN_FOLDER "/golden.json");
+    cJSON *golden = read_json(demo_dense.golden);
     int n_cases = cJSON_GetArraySize(golden);
     for (int i = 0; i < N_REQUESTS; ++i) {
         const cJSON *one = cJSON_GetArrayItem(golden, i % n_cases);
@@ -47,10 +47,10 @@ static void fill_traces(struct trace *traces, const struct prompts *prompts) {
         traces[i] = (struct trace){.prompt = prompts->ids[i], .n_prompt = prompts->count[i], .n_new = N_NEW};
 }
 
-static void check_logits(const struct target *target) {
+static void check_logits_of(const struct target *target, const struct demo_model *model) {
     struct prompts prompts = read_prompts();
     struct context_limits limits = {.max_rows = 1024, .max_seqs = N_REQUESTS, .block_size = 16};
-    struct demo *demo = demo_open(target, limits, 1024);
+    struct demo *demo = demo_open(target, model, limits, 1024);
     size_t vocab = (size_t)demo->config.shape.vocab;
     bool exact = target->ops->kv_dtype == DTYPE_F32; // the CPU backend
     struct trace *together = calloc(N_REQUESTS, sizeof *together), *alone = calloc(N_REQUESTS, sizeof *alone);
@@ -71,12 +71,22 @@ static void check_logits(const struct target *target) {
         if (exact) assert_memory_equal(alone[i].logits, together[i].logits, (size_t)alone[i].n_tokens * vocab * 4);
         traces_free(&alone[i], 1);
     }
-    print_message("# %s: 64 requests alone and together, logits differ by at most %g\n", target->label, worst);
+    print_message("# %s, %s: 64 requests alone and together, logits differ by at most %g\n", target->label, model->name,
+                  worst);
     traces_free(together, N_REQUESTS);
     free(together);
     free(alone);
     demo_close(demo);
     free_prompts(&prompts);
+}
+
+static void check_logits(const struct target *target) {
+    check_logits_of(target, &demo_dense);
+}
+
+/* The MLP is the same with both forms of rmsnorm_qkv. */
+static void check_logits_with_experts(const struct target *target) {
+    if (target->fused) check_logits_of(target, &demo_experts);
 }
 
 /* --- the engine ------------------------------------------------------------------------------------------------- */
@@ -150,7 +160,7 @@ static struct engine_options options_of(const struct target *target, size_t kv_b
     return (struct engine_options){
         .ops = ops ? ops : target->ops,
         .graphs = ops == NULL,
-        .model_folder = DEMO_FOLDER,
+        .model_folder = demo_dense.folder,
         .n_threads = 2,
         .cpu_isa = target->cpu_isa,
         .block_size = 16,
@@ -201,8 +211,8 @@ static double gap_of_draws(const struct target *target, const struct prompts *pr
     memcpy(ids, prompts->ids[i], (size_t)n_prompt * sizeof *ids);
     memcpy(ids + n_prompt, a->tokens, (size_t)common * sizeof *ids);
     struct trace trace = {.prompt = ids, .n_prompt = n_prompt + common, .n_new = 1};
-    struct demo *demo =
-        demo_open(target, (struct context_limits){.max_rows = 1024, .max_seqs = 1, .block_size = 16}, 1024);
+    struct demo *demo = demo_open(target, &demo_dense,
+                                  (struct context_limits){.max_rows = 1024, .max_seqs = 1, .block_size = 16}, 1024);
     demo_generate(demo, &trace, 1, 1024);
     double score[2];
     for (int k = 0; k < 2; ++k) {
@@ -315,12 +325,13 @@ static void check_engine(const struct target *target) {
 #define MAX_BATCH 256
 
 /* Greedy requests in batches whose sizes meet every kernel and recording, and fall between them. */
-static void check_sizes(const struct target *target, bool graphs) {
+static void check_sizes(const struct target *target, const struct demo_model *model, bool graphs) {
     static const int sizes[] = {1, 2, 7, 8, 16, 33, 64, 200, MAX_BATCH};
     bool on_processor = target->cpu_isa != NULL; // the larger ones take a minute there and meet nothing new
     struct prompts prompts = read_prompts();
     struct engine_options options = options_of(target, 0, false, NULL);
     options.graphs = graphs;
+    options.model_folder = model->folder;
     options.max_seqs = options.max_queue = options.max_batch_tokens = MAX_BATCH;
     struct error err = {0};
     struct engine *engine = engine_create(&options, &err);
@@ -335,7 +346,7 @@ static void check_sizes(const struct target *target, bool graphs) {
         for (int i = 0; i < sizes[s]; ++i) {
             wait_for(&got[i]);
             if (!equal_answers(&alone[i % N_REQUESTS], &got[i]))
-                fail_msg("%s: graphs %s: request %d of %d got other tokens than alone", target->label,
+                fail_msg("%s, %s: graphs %s: request %d of %d got other tokens than alone", target->label, model->name,
                          graphs ? "on" : "off", i, sizes[s]);
         }
     }
@@ -347,14 +358,24 @@ static void check_sizes(const struct target *target, bool graphs) {
 
 /* Only a GPU records; on a processor one form of rmsnorm_qkv is enough. */
 static void check_batch_sizes(const struct target *target) {
-    if (!target->cpu_isa || target->fused) check_sizes(target, true);
-    if (!target->cpu_isa) check_sizes(target, false);
+    if (!target->cpu_isa || target->fused) check_sizes(target, &demo_dense, true);
+    if (!target->cpu_isa) check_sizes(target, &demo_dense, false);
+}
+static void check_batch_sizes_with_experts(const struct target *target) {
+    if (target->fused) check_sizes(target, &demo_experts, true);
 }
 
 static void batch_sizes_change_nothing(void **state) {
     on_targets(state, check_batch_sizes);
 }
 
+static void batch_sizes_with_experts_change_nothing(void **state) {
+    on_targets(state, check_batch_sizes_with_experts);
+}
+
+static void alone_equals_together_with_experts(void **state) {
+    on_targets(state, check_logits_with_experts);
+}
 static void alone_equals_together(void **state) {
     on_targets(state, check_logits);
 }
@@ -365,8 +386,11 @@ static void preemption_and_prefixes_change_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EVERY_BACKEND("alone equals together", alone_equals_together),
+        ON_EVERY_BACKEND("alone equals together with experts", alone_equals_together_with_experts),
         ON_EVERY_BACKEND("preemption and prefixes change nothing", preemption_and_prefixes_change_nothing),
         ON_EVERY_BACKEND("batch sizes change nothing", batch_sizes_change_nothing),
+        {"batch sizes with experts change nothing on cuda", batch_sizes_with_experts_change_nothing, NULL, NULL,
+         (void *)"cuda"},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,11 +93,11 @@ static void test_what_cannot_be_computed_is_refused_by_name(void **state) {
         const char *json;
         const char *expected;
     } configs[] = {
-        {"{" REQUIRED "," THETA "}", "architectures must contain Qwen3ForCausalLM, found nothing"},
+        {"{" REQUIRED "," THETA "}",
+         "architectures must contain Qwen3ForCausalLM or Qwen3MoeForCausalLM, found nothing"},
         {"{\"architectures\":\"Qwen3ForCausalLM\"," REQUIRED "," THETA "}", "architectures must contain"},
         {"{\"architectures\":[]," REQUIRED "," THETA "}", "architectures must contain"},
         {"{\"architectures\":[\"LlamaForCausalLM\"]," REQUIRED "," THETA "}", "found [\"LlamaForCausalLM\"]"},
-        {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]," REQUIRED "," THETA "}", "Qwen3MoeForCausalLM (mixture"},
         {VALID ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}}", "rope_scaling of another type"},
         {VALID ",\"rope_scaling\":{\"type\":\"linear\"}}", "rope_scaling of another type"},
         {VALID ",\"rope_scaling\":2.0}", "rope_scaling of another type"},
@@ -131,6 +131,52 @@ static void test_what_cannot_be_computed_is_refused_by_name(void **state) {
     };
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         assert_refused(configs[i].json, NULL, configs[i].expected);
+    }
+}
+
+#define EXPERTS                                                                                                        \
+    "{\"architectures\":[\"Qwen3MoeForCausalLM\"]," REQUIRED "," THETA                                                 \
+    ",\"num_experts\":16,\"num_experts_per_tok\":4,\"moe_intermediate_size\":48"
+
+static void test_experts(void **state) {
+    (void)state;
+    struct model_shape shape = load_valid(EXPERTS "}", NULL).shape;
+    assert_int_equal(shape.n_experts, 16);
+    assert_int_equal(shape.n_active_experts, 4);
+    assert_int_equal(shape.expert_intermediate, 48);
+    assert_false(shape.normalised_experts); // as transformers, when the config does not say
+    assert_true(shape_has_experts(&shape, 0) && shape_has_experts(&shape, 1));
+    assert_int_equal(shape_activated_columns(&shape), 4 * 48);
+    assert_true(load_valid(EXPERTS ",\"norm_topk_prob\":true}", NULL).shape.normalised_experts);
+
+    shape = load_valid(EXPERTS ",\"mlp_only_layers\":[1]}", NULL).shape;
+    assert_true(shape_has_experts(&shape, 0) && !shape_has_experts(&shape, 1));
+    shape = load_valid(EXPERTS ",\"decoder_sparse_step\":2}", NULL).shape; // layers 1, 3, 5 …
+    assert_true(!shape_has_experts(&shape, 0) && shape_has_experts(&shape, 1));
+    shape = load_valid(VALID ",\"num_experts\":16}", NULL).shape; // means nothing in a dense model
+    assert_true(shape.n_experts == 0 && !shape_has_experts(&shape, 0));
+}
+
+static void test_experts_are_checked(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        const char *expected;
+    } configs[] = {
+        {"{\"num_experts\":0,", "num_experts must be an integer from 1 to 512, found 0"},
+        {"{\"num_experts\":513,", "num_experts must be an integer from 1 to 512, found 513"},
+        {"{\"num_experts_per_tok\":17,", "num_experts_per_tok must be an integer from 1 to 16, found 17"},
+        {"{\"num_experts_per_tok\":null,", "num_experts_per_tok must be an integer from 1 to 16, found nothing"},
+        {"{\"moe_intermediate_size\":1.5,", "moe_intermediate_size must be an integer from 1 to 65536, found 1.5"},
+        {"{\"norm_topk_prob\":1,", "norm_topk_prob must be true or false, found 1"},
+        {"{\"decoder_sparse_step\":0,", "decoder_sparse_step must be an integer from 1 to 1024, found 0"},
+        {"{\"mlp_only_layers\":1,", "mlp_only_layers must be an array, found 1"},
+        {"{\"mlp_only_layers\":[0,2],", "mlp_only_layers may only hold layers from 0 to 1, found 2"},
+    };
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
+        char json[1024]; // the first of two members of one name is read
+        snprintf(json, sizeof json, "%s%s}", configs[i].json, &EXPERTS[1]);
+        assert_refused(json, NULL, configs[i].expected);
     }
 }
 
@@ -254,10 +300,23 @@ static void test_the_published_shapes(void **state) {
         assert_int_equal(config.shape.max_positions, 40960);
         assert_true(config.shape.rope_theta == 1e6f);
     }
-    static const char *const experts[] = {"config/shapes/30b-a3b.json", "config/shapes/235b-a22b.json"};
+    static const struct {
+        const char *path;
+        int32_t n_layers, hidden, n_heads, expert_intermediate;
+    } experts[] = {{"config/shapes/30b-a3b.json", 48, 2048, 32, 768},
+                   {"config/shapes/235b-a22b.json", 94, 4096, 64, 1536}};
     for (size_t i = 0; i < 2; i++) {
-        assert_false(model_config_load_file(&config, experts[i], &err));
-        assert_non_null(strstr(err.message, "Qwen3MoeForCausalLM"));
+        assert_true(model_config_load_file(&config, experts[i].path, &err));
+        assert_int_equal(config.shape.n_layers, experts[i].n_layers);
+        assert_int_equal(config.shape.hidden, experts[i].hidden);
+        assert_int_equal(config.shape.n_heads, experts[i].n_heads);
+        assert_int_equal(config.shape.n_kv_heads, 4);
+        assert_int_equal(config.shape.n_experts, 128);
+        assert_int_equal(config.shape.n_active_experts, 8);
+        assert_int_equal(config.shape.expert_intermediate, experts[i].expert_intermediate);
+        assert_true(config.shape.normalised_experts && !config.shape.tied_embeddings);
+        for (int32_t layer = 0; layer < config.shape.n_layers; layer++)
+            assert_true(shape_has_experts(&config.shape, layer));
     }
 }
 
@@ -269,6 +328,8 @@ int main(void) {
         cmocka_unit_test(test_harmless_members_are_accepted),
         cmocka_unit_test(test_what_cannot_be_computed_is_refused_by_name),
         cmocka_unit_test(test_required_integers_are_checked),
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_experts_are_checked),
         cmocka_unit_test(test_generation_config_gives_the_defaults),
         cmocka_unit_test(test_generation_config_is_checked),
         cmocka_unit_test(test_a_folder_without_config_is_named),

@@ -179,8 +179,13 @@ static void assert_aligned_and_apart(const struct weights *weights, const struct
         NEXT(layer->k_norm, head_dim);
         NEXT(layer->attention_output, hidden * q);
         NEXT(layer->post_attention_norm, hidden);
-        NEXT(layer->gate_up, 2 * inner * hidden);
-        NEXT(layer->down, hidden * inner);
+        bool has_experts = shape_has_experts(shape, i);
+        size_t n = has_experts ? (size_t)shape->n_experts : 1;
+        size_t width = has_experts ? (size_t)shape->expert_intermediate : inner;
+        assert_true(has_experts == (layer->router != NULL));
+        if (has_experts) NEXT(layer->router, n * hidden);
+        NEXT(layer->gate_up, n * 2 * width * hidden);
+        NEXT(layer->down, n * hidden * width);
     }
 #undef NEXT
     assert_ptr_equal(end, (const char *)weights->data + weights->bytes);
@@ -197,6 +202,21 @@ static void assert_tensor(const uint16_t *at, const struct safetensors *file, in
     const struct safetensor *tensor = safetensors_find(file, full);
     assert_non_null(tensor);
     assert_memory_equal(at, tensor->data, tensor->bytes);
+}
+
+static void assert_equals_experts(const struct layer_weights *layer, const struct model_shape *shape,
+                                  const struct safetensors *file, int32_t i) {
+    size_t matrix = (size_t)shape->expert_intermediate * (size_t)shape->hidden;
+    assert_tensor(layer->router, file, i, "mlp.gate.weight");
+    for (int32_t e = 0; e < shape->n_experts; e++) {
+        char name[64];
+        snprintf(name, sizeof name, "mlp.experts.%d.gate_proj.weight", e);
+        assert_tensor(layer->gate_up + 2 * (size_t)e * matrix, file, i, name);
+        snprintf(name, sizeof name, "mlp.experts.%d.up_proj.weight", e);
+        assert_tensor(layer->gate_up + (2 * (size_t)e + 1) * matrix, file, i, name);
+        snprintf(name, sizeof name, "mlp.experts.%d.down_proj.weight", e);
+        assert_tensor(layer->down + (size_t)e * matrix, file, i, name);
+    }
 }
 
 static void assert_equals_file(const struct fixture *fixture, const char *path) {
@@ -218,6 +238,10 @@ static void assert_equals_file(const struct fixture *fixture, const char *path) 
         assert_tensor(layer->k_norm, file, i, "self_attn.k_norm.weight");
         assert_tensor(layer->attention_output, file, i, "self_attn.o_proj.weight");
         assert_tensor(layer->post_attention_norm, file, i, "post_attention_layernorm.weight");
+        if (layer->router) {
+            assert_equals_experts(layer, shape, file, i);
+            continue;
+        }
         assert_tensor(layer->gate_up, file, i, "mlp.gate_proj.weight");
         assert_tensor(layer->gate_up + (size_t)shape->intermediate * hidden, file, i, "mlp.up_proj.weight");
         assert_tensor(layer->down, file, i, "mlp.down_proj.weight");
@@ -452,6 +476,12 @@ static void test_sizes_of_published_models(void **state) {
     shape.intermediate = 12288;
     shape.tied_embeddings = false;
     assert_int_equal(weights_bytes(&shape), 2 * (size_t)8190735360); // of Qwen3-8B
+    shape.n_layers = 48;
+    shape.hidden = 2048;
+    shape.n_kv_heads = 4;
+    shape.n_experts = 128;
+    shape.expert_intermediate = 768;
+    assert_int_equal(weights_bytes(&shape), 2 * (size_t)30532122624); // of Qwen3-30B-A3B
 }
 
 static float f32_from_bf16(uint16_t bf16) {
@@ -459,6 +489,16 @@ static float f32_from_bf16(uint16_t bf16) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+static void test_the_demo_model_with_experts(void **state) {
+    (void)state;
+    const char *folder = "tests/fixtures/demo-moe";
+    if (access(folder, F_OK) != 0) skip();
+    struct fixture *fixture = fixture_loaded("tests/fixtures/demo-moe/config.json", folder, 0);
+    assert_aligned_and_apart(&fixture->weights, &fixture->config.shape);
+    assert_equals_file(fixture, "tests/fixtures/demo-moe/model.safetensors");
+    fixture_destroy(fixture);
 }
 
 static void test_the_demo_model(void **state) {
@@ -496,6 +536,7 @@ int main(void) {
         cmocka_unit_test(test_tensors_larger_than_a_piece),
         cmocka_unit_test(test_sizes_of_published_models),
         cmocka_unit_test(test_the_demo_model),
+        cmocka_unit_test(test_the_demo_model_with_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
