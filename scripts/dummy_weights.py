@@ -53,9 +53,17 @@ def tensor_elements(key, first, count, center, scale):
     return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
 
 
+def mlp_shapes(prefix, hidden, inner):
+    yield prefix + "gate_proj.weight", [inner, hidden]
+    yield prefix + "up_proj.weight", [inner, hidden]
+    yield prefix + "down_proj.weight", [hidden, inner]
+
+
 def tensor_shapes(config):
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     head_dim = config.get("head_dim") or 128
+    n_experts, expert_inner = config.get("num_experts", 0), config.get("moe_intermediate_size")
+    dense_layers = config.get("mlp_only_layers") or []
     q_columns = config["num_attention_heads"] * head_dim
     kv_columns = config["num_key_value_heads"] * head_dim
     yield "model.embed_tokens.weight", [vocab, hidden]
@@ -69,9 +77,13 @@ def tensor_shapes(config):
         yield prefix + "self_attn.k_norm.weight", [head_dim]
         yield prefix + "self_attn.o_proj.weight", [hidden, q_columns]
         yield prefix + "post_attention_layernorm.weight", [hidden]
-        yield prefix + "mlp.gate_proj.weight", [inner, hidden]
-        yield prefix + "mlp.up_proj.weight", [inner, hidden]
-        yield prefix + "mlp.down_proj.weight", [hidden, inner]
+        has_experts = layer not in dense_layers and (layer + 1) % config.get("decoder_sparse_step", 1) == 0
+        if n_experts and has_experts:
+            yield prefix + "mlp.gate.weight", [n_experts, hidden]
+            for expert in range(n_experts):
+                yield from mlp_shapes(prefix + f"mlp.experts.{expert}.", hidden, expert_inner)
+        else:
+            yield from mlp_shapes(prefix + "mlp.", hidden, inner)
     yield "model.norm.weight", [hidden]
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", [vocab, hidden]

@@ -137,17 +137,19 @@ static void note_bandwidth(struct bench_report *report, double bandwidth) {
 
 static void add_floors(struct bench_report *report) {
     const struct model_shape *shape = &report->info->model.shape;
-    double weights = bench_floor_weight_bytes(shape), kv_token = (double)report->info->kv_token_bytes;
+    double kv_token = (double)report->info->kv_token_bytes;
     for (int32_t i = 0; i < report->n_prefill; ++i) {
         report->prefill[i].operations = bench_floor_prompt_operations(shape, report->prefill[i].n_prompt);
     }
     for (int32_t i = 0; i < report->n_decode; ++i) {
         struct bench_decode *decode = &report->decode[i];
+        double weights = bench_floor_weight_bytes(shape, decode->batch);
         decode->floor_s = (weights + decode->times.step_kv_tokens * kv_token) / decode->times.bandwidth;
         note_bandwidth(report, decode->times.bandwidth);
     }
     const struct bench_times *mixed = &report->mixed;
     if (mixed->n_tokens == 0) return;
+    double weights = bench_floor_weight_bytes(shape, (double)mixed->n_tokens / mixed->n_longest);
     report->mixed_floor_s = (weights * mixed->n_longest + (double)mixed->kv_tokens * kv_token) / mixed->bandwidth;
     note_bandwidth(report, mixed->bandwidth);
 }

@@ -18,10 +18,14 @@ static void write_model(const struct server *server, struct string_builder *out)
     json_write_text(out, server->model_name);
     json_write_format(out,
                       ",\"chat_template\":\"%s\",\"layers\":%d,\"hidden\":%d,\"heads\":%d,\"kv_heads\":%d,"
-                      "\"head_dim\":%d,\"intermediate\":%d,\"vocab\":%d,\"tied_embeddings\":%s}",
+                      "\"head_dim\":%d,\"intermediate\":%d,\"vocab\":%d,\"tied_embeddings\":%s",
                       chat_family_name(server->family), (int)shape->n_layers, (int)shape->hidden, (int)shape->n_heads,
                       (int)shape->n_kv_heads, (int)shape->head_dim, (int)shape->intermediate, (int)shape->vocab,
                       shape->tied_embeddings ? "true" : "false");
+    if (shape->n_experts > 0)
+        json_write_format(out, ",\"experts\":%d,\"active_experts\":%d,\"expert_intermediate\":%d",
+                          (int)shape->n_experts, (int)shape->n_active_experts, (int)shape->expert_intermediate);
+    string_builder_append_text(out, "}");
 }
 
 /* Bytes of device memory, and what the KV cache holds. */
