@@ -15,6 +15,7 @@ from contract import CONTRACT, WatchedHTTPConnection, WatchedSocket
 QUERN = os.environ.get("QUERN", "build/quern")
 DEVICE = os.environ.get("QUERN_TEST_DEVICE", "cpu")
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FIXTURES = os.path.join(ROOT, "tests", "fixtures")
 GOLDEN = os.path.join(ROOT, "tests", "fixtures", "golden")
 # Sanitizers cost a factor of 5 to 20: limits of time are that much wider, and long runs that much shorter.
 SANITIZED = any(name in os.environ for name in ("ASAN_OPTIONS", "TSAN_OPTIONS"))
