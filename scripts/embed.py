@@ -1,7 +1,8 @@
 """Writes files into a C table that server/embedded.h promises: embed.py OUTPUT.c FILE…
 
-A file is found by its name without folders.
+A file is found by its name without folders, and its version is a hash of what it holds.
 """
+import hashlib
 import pathlib
 import sys
 
@@ -13,7 +14,9 @@ def array_of(index, data):
 
 def main():
     output, *paths = map(pathlib.Path, sys.argv[1:])
-    entries = [f'    {{"{path.name}", (const char *)file_{i}, sizeof file_{i} - 1}},\n' for i, path in enumerate(paths)]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:24] for path in paths]
+    entries = [f'    {{"{path.name}", (const char *)file_{i}, sizeof file_{i} - 1, "{hashes[i]}"}},\n'
+               for i, path in enumerate(paths)]
     text = '#include "server/embedded.h"\n\n'
     text += "".join(array_of(i, path.read_bytes()) for i, path in enumerate(paths))
     text += "\nconst struct embedded_file embedded_files[] = {\n" + "".join(entries) + "};\n"

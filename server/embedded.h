@@ -8,6 +8,7 @@ struct embedded_file {
     const char *name; // without folders
     const char *data; // [length], NUL-terminated
     size_t length;
+    const char *version; // another one when the data is
 };
 
 extern const struct embedded_file embedded_files[]; // [n_embedded_files]

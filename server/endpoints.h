@@ -15,6 +15,7 @@ void model_get(struct server *server, struct http_request *http);
 void health_get(struct server *server, struct http_request *http);  // health.c
 void metrics_get(struct server *server, struct http_request *http); // metrics.c
 void version_get(struct server *server, struct http_request *http); // server_info.c
+void page_get(struct server *server, struct http_request *http);    // web.c
 void server_info_get(struct server *server, struct http_request *http);
 void openapi_get(struct server *server, struct http_request *http); // openapi.c
 

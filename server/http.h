@@ -73,7 +73,7 @@ struct http_header {
     const char *value;
 };
 
-enum { HTTP_MAX_HEADERS = 3, HTTP_MAX_REQUEST_ID = 128 };
+enum { HTTP_MAX_HEADERS = 5, HTTP_MAX_REQUEST_ID = 128 };
 
 struct http_response {
     int status;

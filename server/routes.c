@@ -5,6 +5,7 @@
 #include "server/http.h"
 #include "server/openai.h"
 #include "server/server.h"
+#include "server/web.h"
 
 #include <ctype.h>
 #include <stdbool.h>
@@ -14,7 +15,7 @@
 
 static const struct route {
     const char *method; // GET answers HEAD too
-    const char *path;   // a final '/' stands for every longer path
+    const char *path;   // a final '/', but of "/", stands for every longer path
     void (*handle)(struct server *server, struct http_request *http);
     bool needs_engine;
     error_writer *write_error; // NULL: as OpenAI
@@ -31,6 +32,8 @@ static const struct route {
     {"GET", "/version", version_get, false, NULL},
     {"GET", "/server_info", server_info_get, true, NULL},
     {"GET", "/openapi.json", openapi_get, false, NULL},
+    {"GET", "/", page_get, false, NULL}, // with --page, as /web/
+    {"GET", "/web/", page_get, false, NULL},
 };
 
 bool routes_entry(size_t index, const char **method, const char **path) {
@@ -42,7 +45,7 @@ bool routes_entry(size_t index, const char **method, const char **path) {
 
 static bool path_matches(const struct route *route, const char *path) {
     size_t length = strlen(route->path);
-    if (route->path[length - 1] != '/') return strcmp(route->path, path) == 0;
+    if (length == 1 || route->path[length - 1] != '/') return strcmp(route->path, path) == 0;
     return strncmp(route->path, path, length) == 0 && path[length] != '\0';
 }
 
@@ -99,12 +102,17 @@ static const char *shown_key(const struct http_request *http) {
     return authorization + sizeof scheme - 1;
 }
 
-static bool check_key(struct server *server, struct http_request *http) {
-    static const char *const open[] = {"/health", "/metrics"}; // what watches the server has no key
-    if (server->api_keys == NULL) return true;
+/* What watches the server has no key, and the page asks for it. */
+static bool is_open(const struct server *server, const char *path) {
+    static const char *const open[] = {"/health", "/metrics"};
     for (size_t i = 0; i < sizeof open / sizeof *open; ++i) {
-        if (strcmp(open[i], http_path(http)) == 0) return true;
+        if (strcmp(open[i], path) == 0) return true;
     }
+    return server->page && web_holds(path);
+}
+
+static bool check_key(struct server *server, struct http_request *http) {
+    if (server->api_keys == NULL || is_open(server, http_path(http))) return true;
     const char *key = shown_key(http);
     if (key != NULL && api_keys_hold(server->api_keys, key)) return true;
     openai_respond_error(
@@ -142,7 +150,7 @@ void routes_handle(struct http_request *http, void *user) {
     if (answer_preflight(http) || !check_key(server, http)) return;
     const struct route *route = NULL, *other = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes && route == NULL; ++i) {
-        if (!path_matches(&routes[i], http_path(http))) continue;
+        if (!path_matches(&routes[i], http_path(http)) || (routes[i].handle == page_get && !server->page)) continue;
         if (method_matches(&routes[i], http_method(http)))
             route = &routes[i];
         else

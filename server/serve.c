@@ -117,6 +117,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
     server_init(&serving->server, serving->model_name, log);
     serving->server.is_strict = config->strict;
+    serving->server.page = config->page;
     if (config->api_key[0] != '\0' || config->api_key_file[0] != '\0') {
         serving->api_keys = api_keys_create(config->api_key, config->api_key_file, err);
         if (serving->api_keys == NULL) return false;

@@ -25,6 +25,7 @@ struct server {
     const char *model_name; // borrowed, as the rest
     struct log *log;
     struct api_keys *api_keys;      // NULL: everyone may ask
+    bool page;                      // the chat page is served
     struct engine *engine;          // NULL while loading
     struct tokenizer *tokenizer;    // NULL while loading
     struct token_trie *trie;        // set before server_ready, as what follows
