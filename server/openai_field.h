@@ -62,6 +62,9 @@ void field_pass_over_members(struct reading *reading, const char *prefix, struct
 /* ERR_INVALID where something was noted. */
 bool field_check_passed_over(const struct reading *reading, struct error *err);
 
+/* The table of /v1/embeddings; NULL behind its end. */
+const struct field *embeddings_field(size_t index);
+
 void openai_prompts_clear(struct openai_request *request);
 
 /* --- readers --- */
@@ -69,6 +72,8 @@ void openai_prompts_clear(struct openai_request *request);
 #define FIELD_READER(name)                                                                                             \
     bool name(const struct field *field, struct json_text value, struct reading *reading, struct error *err)
 
+FIELD_READER(read_model);
+FIELD_READER(read_priority);
 FIELD_READER(read_temperature);
 FIELD_READER(read_top_p);
 FIELD_READER(read_min_p);

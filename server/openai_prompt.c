@@ -1,4 +1,4 @@
-/* The field prompt of plain completions: texts and ids. */
+/* The field prompt of plain completions and input of embeddings: texts and ids. */
 #include "server/openai_field.h"
 
 #include <stdlib.h>
@@ -11,8 +11,8 @@ static struct openai_prompt *add_prompt(const struct field *field, struct readin
         return NULL;
     }
     if (request->n_prompts == OPENAI_MAX_PROMPTS) {
-        fail_param(err, ERR_INVALID, field->name, "prompt has more than the %d entries that one request may have",
-                   (int)OPENAI_MAX_PROMPTS);
+        fail_param(err, ERR_INVALID, field->name, "%s has more than the %d entries that one request may have",
+                   field->name, (int)OPENAI_MAX_PROMPTS);
         return NULL;
     }
     return &request->prompts[request->n_prompts++];
@@ -34,9 +34,8 @@ static bool add_ids(const struct field *field, struct json_text value, struct re
         int64_t id;
         if (json_text_kind(element) != JSON_NUMBER) return field_refuse(field, element, err);
         if (!field_integer_of(element, &id) || id < 0 || id >= reading->source->vocab) {
-            return fail_param(err, ERR_INVALID, field->name,
-                              "a token id in prompt must be an integer from 0 to %d, not %s",
-                              (int)reading->source->vocab - 1, field_excerpt_of(element).text);
+            return fail_param(err, ERR_INVALID, field->name, "a token id in %s must be an integer from 0 to %d, not %s",
+                              field->name, (int)reading->source->vocab - 1, field_excerpt_of(element).text);
         }
         if (!token_list_append(&prompt->ids, &(int32_t){(int32_t)id}, 1, err)) return false;
     }

@@ -8,7 +8,7 @@
 
 /* --- fields --- */
 
-static FIELD_READER(read_model) {
+FIELD_READER(read_model) {
     if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     size_t length;
     free(reading->request->model);
@@ -43,7 +43,7 @@ static FIELD_READER(read_return_token_ids) {
     return field_flag(field, value, &reading->request->return_token_ids, err);
 }
 
-static FIELD_READER(read_priority) {
+FIELD_READER(read_priority) {
     return field_integer(field, value, &reading->request->priority, err);
 }
 
@@ -321,12 +321,17 @@ static const struct field fields[] = {
     {"routed_experts_prompt_start", BOTH, read_unserved, "0", 0, 0},
 };
 
+static const struct field *field_at(size_t index, enum openai_endpoint endpoint) {
+    if (endpoint == OPENAI_EMBEDDINGS) return embeddings_field(index);
+    return index < sizeof fields / sizeof *fields ? &fields[index] : NULL;
+}
+
 static const struct field *find_field(struct json_text key, enum openai_endpoint endpoint) {
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; ++i) {
-        const struct field *field = &fields[i];
-        if ((field->endpoints & (int)endpoint) != 0 && json_text_equals(key, field->name)) return field;
+    const struct field *field;
+    for (size_t i = 0; (field = field_at(i, endpoint)) != NULL; ++i) {
+        if ((field->endpoints & (int)endpoint) != 0 && json_text_equals(key, field->name)) break;
     }
-    return NULL;
+    return field;
 }
 
 static bool read_field(struct json_text key, struct json_text value, struct reading *reading, struct error *err) {
@@ -360,8 +365,9 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
         if (!read_field(key, value, &reading, err)) return false;
     }
     if (!field_check_passed_over(&reading, err)) return false;
-    if (source->endpoint == OPENAI_COMPLETIONS && !reading.has_prompt) {
-        return fail_param(err, ERR_INVALID, "prompt", "prompt is missing; it must be " PROMPT_ALLOWED);
+    if (source->endpoint != OPENAI_CHAT && !reading.has_prompt) {
+        const char *name = source->endpoint == OPENAI_EMBEDDINGS ? "input" : "prompt";
+        return fail_param(err, ERR_INVALID, name, "%s is missing; it must be " PROMPT_ALLOWED, name);
     }
     if (request->n_prompts > OPENAI_MAX_PROMPTS / request->n_choices) {
         return fail_param(err, ERR_INVALID, "n", "%d prompts with n %d make more than the %d choices of one request",

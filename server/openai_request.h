@@ -1,4 +1,4 @@
-/* The bodies of POST /v1/chat/completions and /v1/completions to one plain struct.
+/* The bodies of POST /v1/chat/completions, /v1/completions and /v1/embeddings to one plain struct.
  *
  * Each field is checked where it is read; a failure is ERR_INVALID with param set and a message that names the field,
  * what was given and what is allowed. Fields that would change the answer but are not served are refused unless they
@@ -8,6 +8,7 @@
 #ifndef QUERN_SERVER_OPENAI_REQUEST_H
 #define QUERN_SERVER_OPENAI_REQUEST_H
 
+#include "engine/engine.h"
 #include "engine/error.h"
 #include "engine/log.h"
 #include "engine/sampling.h"
@@ -21,6 +22,15 @@
 #include <stdint.h>
 
 enum { OPENAI_MAX_PROMPTS = 128 };
+
+/* How an embedding is to be made and written. */
+struct openai_embedding {
+    enum engine_pooling pooling; // POOLING_NONE: as the server has it
+    int32_t n_dimensions;        // 0: all
+    int32_t truncation;          // tokens that are kept of the end of a prompt; 0: all, -1: what the context holds
+    bool as_it_is;               // not normalised
+    bool base64;
+};
 
 /* A text, or ids that are used as they are. */
 struct openai_prompt {
@@ -63,11 +73,12 @@ struct openai_request {
     int32_t n_prompt_scores;       // prompt_logprobs, as n_scores
     bool echo;                     // completions
     bool echo_only;                // completions: max_tokens is 0
-    struct openai_prompt *prompts; // [n_prompts], owned; completions
+    struct openai_prompt *prompts; // [n_prompts], owned; completions and embeddings
     int32_t n_prompts;
+    struct openai_embedding embedding;
 };
 
-enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2 };
+enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2, OPENAI_EMBEDDINGS = 8 };
 
 struct openai_source {
     enum openai_endpoint endpoint;
@@ -83,7 +94,7 @@ struct openai_source {
 bool openai_request_read(const struct openai_source *source, struct openai_request *request, struct error *err);
 void openai_request_finish(struct openai_request *request);
 
-/* --- the table of fields: all that OpenAI and vLLM define --- */
+/* --- the table of fields of chat and completions: all that OpenAI and vLLM define --- */
 
 enum openai_field_state { OPENAI_FIELD_SERVED, OPENAI_FIELD_WITHOUT_EFFECT, OPENAI_FIELD_REFUSED };
 

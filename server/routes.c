@@ -23,6 +23,7 @@ static const struct route {
     {"POST", "/v1/chat/completions", chat_completions_post, true, NULL},
     {"POST", "/v1/chat/completions/render", chat_render_post, true, NULL},
     {"POST", "/v1/completions", completions_post, true, NULL},
+    {"POST", "/v1/embeddings", embeddings_post, true, NULL},
     {"POST", "/tokenize", tokenize_post, true, NULL},
     {"POST", "/detokenize", detokenize_post, true, NULL},
     {"GET", "/v1/models", models_get, true, NULL},

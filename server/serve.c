@@ -116,6 +116,7 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     serving->model_name = model_name(config);
     if (serving->model_name == NULL) return fail(err, ERR_MEMORY, "no memory for the name of the model");
     server_init(&serving->server, serving->model_name, log);
+    serving->server.pooling = config->pooling == CONFIG_POOLING_MEAN ? POOLING_MEAN : POOLING_LAST;
     serving->server.is_strict = config->strict;
     serving->server.page = config->page;
     if (config->api_key[0] != '\0' || config->api_key_file[0] != '\0') {

@@ -31,10 +31,11 @@ struct server {
     struct token_trie *trie;        // set before server_ready, as what follows
     struct grammar_cache *grammars; // NULL: no structured output
     enum chat_family family;
-    bool is_strict;    // requests with fields that have no effect are refused
-    int64_t created_s; // Unix time of the model entry
-    uint64_t id_key;   // random: keys the ids of answers
-    uint64_t seed_key; // random: keys the seeds of requests that name none
+    enum engine_pooling pooling; // of embeddings that name none
+    bool is_strict;              // requests with fields that have no effect are refused
+    int64_t created_s;           // Unix time of the model entry
+    uint64_t id_key;             // random: keys the ids of answers
+    uint64_t seed_key;           // random: keys the seeds of requests that name none
     _Atomic uint64_t n_ids;
     _Atomic uint64_t n_seeds;
     _Atomic uint64_t n_stopped_by_string; // requests the engine saw as cancelled, but that ended as they should

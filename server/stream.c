@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { FIRST_CAPACITY = 64 };
 
@@ -16,7 +17,9 @@ struct mailbox {
     bool scored;
     size_t n_tokens;
     size_t capacity;
-    bool lost;                // memory ran out
+    bool lost;     // memory ran out
+    float *pooled; // [n_pooled], owned; NULL: not asked for, or taken
+    int32_t n_pooled;
     struct engine_event last; // ENGINE_FINISHED, or zero
     bool submitted;
     uint64_t id; // of the engine
@@ -82,6 +85,7 @@ static void release(struct stream *stream) {
     for (int32_t i = 0; i < stream->n_choices; ++i) {
         free(stream->mailboxes[i].tokens);
         free(stream->mailboxes[i].scores);
+        free(stream->mailboxes[i].pooled);
     }
     pthread_mutex_destroy(&stream->lock);
     free(stream);
@@ -141,6 +145,8 @@ static void listen(void *user, const struct engine_event *event) {
     if (finished) {
         mailbox->last = *event;
         wake |= --stream->n_unfinished == 0;
+    } else if (event->kind == ENGINE_POOLED) {
+        memcpy(mailbox->pooled, event->pooled, (size_t)mailbox->n_pooled * sizeof *mailbox->pooled);
     } else if (stream->request != NULL) {
         append(mailbox, event);
     }
@@ -158,6 +164,11 @@ bool stream_submit(struct stream *stream, int32_t index, struct engine *engine, 
     request->listener = listen;
     request->user = mailbox;
     mailbox->scored = request->n_scores > 0 || request->n_prompt_scores > 0;
+    if (request->pooling != POOLING_NONE) {
+        mailbox->n_pooled = engine_info(engine)->model.shape.hidden;
+        mailbox->pooled = calloc((size_t)mailbox->n_pooled, sizeof *mailbox->pooled);
+        if (mailbox->pooled == NULL) return fail(err, ERR_MEMORY, "no memory for %d numbers", (int)mailbox->n_pooled);
+    }
     pthread_mutex_lock(&stream->lock);
     ++stream->n_references;
     ++stream->n_unfinished;
@@ -199,7 +210,11 @@ void stream_take(struct stream *stream, int32_t index, struct stream_delivery *d
     delivery->capacity = mailbox->capacity;
     delivery->lost = mailbox->lost;
     delivery->finished = mailbox->last.kind == ENGINE_FINISHED;
-    if (delivery->finished) delivery->last = mailbox->last;
+    if (delivery->finished) {
+        delivery->last = mailbox->last;
+        delivery->pooled = mailbox->pooled;
+        mailbox->pooled = NULL;
+    }
     mailbox->tokens = tokens;
     mailbox->scores = scores;
     mailbox->n_tokens = 0;

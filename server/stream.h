@@ -1,4 +1,5 @@
-/* The mailbox between the engine thread and one HTTP request: the tokens of its choices, in order, none lost.
+/* The mailbox between the engine thread and one HTTP request: the tokens of its choices, in order, none lost, or what
+ * was pooled for them.
  *
  * The engine thread only appends under the lock and wakes the request; the HTTP thread takes whole arrays by swapping,
  * so neither waits for the other's work. A mailbox holds at most the tokens that its request may generate: a client
@@ -18,12 +19,13 @@
 struct http_request;
 struct stream;
 
-/* What the mailbox has for one choice; zero-initialise, and free tokens and scores at the end. */
+/* What the mailbox has for one choice; zero-initialise, and free tokens, scores and pooled at the end. */
 struct stream_delivery {
     int32_t *tokens;             // [count], owned; those of the prompt but the first come first, where it is scored
     struct token_scores *scores; // [count], owned; NULL: not asked for
     size_t count;
     size_t capacity;
+    float *pooled;            // [hidden], owned; NULL: nothing was pooled, or not yet
     bool finished;            // `last` is valid, nothing follows
     bool lost;                // memory ran out, tokens are missing
     struct engine_event last; // ENGINE_FINISHED

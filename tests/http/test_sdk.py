@@ -81,6 +81,20 @@ class Sdk(unittest.TestCase):
         text = "".join(piece.choices[0].text for piece in pieces)
         self.assertEqual("Once upon a time" + text, answer.choices[0].text)
 
+    def test_embeddings(self):
+        """The SDK asks for base64 unless told otherwise, and decodes it."""
+        answer = self.client.embeddings.create(model="demo", input="Hello!")
+        numbers = self.client.embeddings.create(model="demo", input=["Hello!"], encoding_format="float")
+        self.assertEqual(len(answer.data[0].embedding), 256)
+        for value, number in zip(answer.data[0].embedding, numbers.data[0].embedding):
+            self.assertAlmostEqual(value, number, delta=1e-7)
+        self.assertEqual(answer.usage.prompt_tokens, answer.usage.total_tokens)
+        short = self.client.embeddings.create(model="demo", input="Hello!", dimensions=8, extra_body={"pooling": "mean"})
+        self.assertAlmostEqual(sum(value * value for value in short.data[0].embedding), 1, delta=1e-6)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.client.embeddings.create(model="demo", input="Hello!", dimensions=257)
+        self.assertEqual(caught.exception.param, "dimensions")
+
     def test_tools(self):
         """The loop that every agent runs: question, call, result, answer; streamed too."""
         question = {"role": "user", "content": "What is the weather in Paris?"}

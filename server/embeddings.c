@@ -1,0 +1,202 @@
+/* POST /v1/embeddings: each input is one request to the engine, which pools its states; the answer comes when all have
+ * theirs. */
+#include "server/endpoints.h"
+
+#include "engine/engine.h"
+#include "server/embedding_vector.h"
+#include "server/http.h"
+#include "server/json_writer.h"
+#include "server/openai.h"
+#include "server/openai_request.h"
+#include "server/server.h"
+#include "server/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct embeddings {
+    struct server *server;         // borrowed
+    struct openai_request request; // owned
+    struct stream *stream;         // owned reference
+    char id[SERVER_ID_SIZE];
+    struct error error; // the first failure
+    int32_t n_unfinished;
+    struct stream_delivery deliveries[]; // [request.n_prompts]
+};
+
+/* --- the answer --- */
+
+static void write_embedding(struct embeddings *embeddings, int32_t index, struct string_builder *body) {
+    const struct openai_embedding *how = &embeddings->request.embedding;
+    float *vector = embeddings->deliveries[index].pooled;
+    int32_t n = engine_info(embeddings->server->engine)->model.shape.hidden;
+    if (how->n_dimensions > 0) n = how->n_dimensions;
+    if (!how->as_it_is) embedding_normalise(vector, n);
+    json_write_format(body, "%s{\"object\":\"embedding\",\"index\":%d,\"embedding\":", index > 0 ? "," : "",
+                      (int)index);
+    (how->base64 ? embedding_write_base64 : embedding_write_numbers)(body, vector, n);
+    string_builder_append_text(body, "}");
+}
+
+static void respond(struct embeddings *embeddings, struct http_request *http) {
+    struct string_builder body = {0};
+    int64_t n_tokens = 0;
+    json_write_format(&body, "{\"id\":\"%s\",\"object\":\"list\",\"created\":%lld,\"model\":", embeddings->id,
+                      (long long)time(NULL));
+    json_write_text(&body, embeddings->server->model_name);
+    string_builder_append_text(&body, ",\"data\":[");
+    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) {
+        n_tokens += embeddings->deliveries[i].last.n_prompt;
+        write_embedding(embeddings, i, &body);
+    }
+    json_write_format(&body, "],\"usage\":{\"prompt_tokens\":%lld,\"total_tokens\":%lld}}", (long long)n_tokens,
+                      (long long)n_tokens);
+    openai_respond_json(http, &body);
+}
+
+/* --- the deferred request --- */
+
+static void take(struct embeddings *embeddings, int32_t index) {
+    struct stream_delivery *delivery = &embeddings->deliveries[index];
+    struct error *error = embeddings->error.code == ERR_NONE ? &embeddings->error : NULL;
+    if (delivery->finished) return;
+    stream_take(embeddings->stream, index, delivery);
+    if (!delivery->finished) return;
+    --embeddings->n_unfinished;
+    if (delivery->last.reason == FINISH_ERROR && error != NULL) *error = delivery->last.error;
+    if (delivery->last.reason == FINISH_CANCELLED) fail(error, ERR_UNAVAILABLE, "the server is stopping");
+}
+
+static void advance(void *state, struct http_request *http) {
+    struct embeddings *embeddings = state;
+    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) take(embeddings, i);
+    if (http_closing(http) && embeddings->n_unfinished > 0 && embeddings->error.code == ERR_NONE)
+        fail(&embeddings->error, ERR_UNAVAILABLE, "the server is stopping");
+    if (embeddings->error.code != ERR_NONE) {
+        openai_respond_failure(embeddings->server, http, &embeddings->error);
+    } else if (embeddings->n_unfinished == 0) {
+        respond(embeddings, http);
+    }
+}
+
+static void destroy(struct embeddings *embeddings, const char *finish) {
+    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) {
+        if (embeddings->stream != NULL) stream_cancel(embeddings->stream, i, embeddings->server->engine);
+        free(embeddings->deliveries[i].pooled);
+    }
+    if (embeddings->stream != NULL) stream_detach(embeddings->stream, finish);
+    openai_request_finish(&embeddings->request);
+    free(embeddings);
+}
+
+static void finish(void *state, bool complete) {
+    const struct embeddings *embeddings = state;
+    const char *how = embeddings->error.code == ERR_UNAVAILABLE ? "stopping"
+                      : embeddings->error.code != ERR_NONE      ? "error"
+                      : complete                                ? "stop"
+                                                                : "client_gone";
+    destroy(state, how);
+}
+
+static const struct http_deferred deferred = {.advance = advance, .finish = finish};
+
+/* --- the start --- */
+
+/* Of a prompt that is too long its end is kept, as vLLM does, where the request says so. */
+static bool cut(struct server *server, const struct openai_embedding *how, int32_t index, struct token_list *ids,
+                struct error *err) {
+    size_t context = (size_t)engine_info(server->engine)->max_model_len;
+    size_t limit = how->truncation > 0 ? (size_t)how->truncation : context;
+    if (how->truncation != 0 && ids->count > limit) {
+        memmove(ids->ids, ids->ids + (ids->count - limit), limit * sizeof *ids->ids);
+        ids->count = limit;
+    }
+    if (ids->count == 0) {
+        return fail_param(err, ERR_INVALID, "input", "input %d is empty; it must have at least one token", (int)index);
+    }
+    if (ids->count <= context) return true;
+    return fail_param(err, ERR_INVALID, "input",
+                      "input %d has %zu tokens, but the context of this model holds %zu; truncate_prompt_tokens keeps "
+                      "the last ones",
+                      (int)index, ids->count, context);
+}
+
+static bool check(const struct server *server, const struct openai_request *request, struct error *err) {
+    const struct engine_info *info = engine_info(server->engine);
+    const struct openai_embedding *how = &request->embedding;
+    if (how->n_dimensions > info->model.shape.hidden) {
+        return fail_param(err, ERR_INVALID, "dimensions", "dimensions is %d; allowed are 1 to %d",
+                          (int)how->n_dimensions, (int)info->model.shape.hidden);
+    }
+    if (how->truncation > info->max_model_len) {
+        return fail_param(err, ERR_INVALID, "truncate_prompt_tokens",
+                          "truncate_prompt_tokens is %d; allowed are -1 (what the context holds) and 1 to %d",
+                          (int)how->truncation, (int)info->max_model_len);
+    }
+    return server_check_model(server, request->model, err);
+}
+
+static bool submit(struct embeddings *embeddings, int32_t index, struct error *err) {
+    struct server *server = embeddings->server;
+    const struct openai_request *request = &embeddings->request;
+    const struct openai_prompt *prompt = &request->prompts[index];
+    enum engine_pooling pooling = request->embedding.pooling;
+    struct token_list ids = {0};
+    bool ok = prompt->text.data != NULL
+                  ? tokenizer_encode(server->tokenizer, prompt->text.data, prompt->text.length, &ids, err)
+                  : token_list_append(&ids, prompt->ids.ids, prompt->ids.count, err);
+    ok = ok && cut(server, &request->embedding, index, &ids, err);
+    if (ok) {
+        struct engine_request of_engine = {.prompt = ids.ids,
+                                           .n_prompt = (int32_t)ids.count,
+                                           .priority = request->priority,
+                                           .pooling = pooling != POOLING_NONE ? pooling : server->pooling};
+        ok = stream_submit(embeddings->stream, index, server->engine, &of_engine, err);
+    }
+    token_list_finish(&ids);
+    return ok;
+}
+
+/* Deferred last: until then no one but us can end it. */
+static bool start(struct embeddings *embeddings, struct http_request *http, struct error *err) {
+    const struct stream_options options = {.request = http,
+                                           .n_choices = embeddings->request.n_prompts,
+                                           .id = embeddings->id,
+                                           .endpoint = "/v1/embeddings",
+                                           .log = embeddings->server->log};
+    embeddings->stream = stream_create(&options, err);
+    if (embeddings->stream == NULL) return false;
+    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) {
+        if (!submit(embeddings, i, err)) return false;
+    }
+    return http_defer(http, &deferred, embeddings, err);
+}
+
+void embeddings_post(struct server *server, struct http_request *http) {
+    struct openai_source source = {.endpoint = OPENAI_EMBEDDINGS,
+                                   .vocab = engine_info(server->engine)->model.shape.vocab,
+                                   .log = server->log,
+                                   .is_strict = server->is_strict};
+    struct openai_request request = {0};
+    struct embeddings *embeddings = NULL;
+    struct error err;
+    source.body = http_body(http, &source.length, &err);
+    if (source.body != NULL && openai_request_read(&source, &request, &err) && check(server, &request, &err)) {
+        size_t deliveries_bytes = (size_t)request.n_prompts * sizeof(struct stream_delivery);
+        embeddings = calloc(1, sizeof *embeddings + deliveries_bytes);
+        if (embeddings == NULL) fail(&err, ERR_MEMORY, "no memory for %d embeddings", (int)request.n_prompts);
+    }
+    if (embeddings == NULL) {
+        openai_respond_failure(server, http, &err);
+        openai_request_finish(&request);
+        return;
+    }
+    embeddings->server = server;
+    embeddings->request = request;
+    embeddings->n_unfinished = request.n_prompts;
+    server_next_id(server, "embd-", embeddings->id);
+    if (start(embeddings, http, &err)) return;
+    openai_respond_failure(server, http, &err);
+    destroy(embeddings, NULL);
+}
