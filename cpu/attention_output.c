@@ -17,7 +17,7 @@ bool cpu_attention_output(const struct context *ctx, const struct weights *weigh
                             .n_outputs = ctx->shape->hidden,
                             .n_rows = n_rows,
                             .out = ctx->scratch.hidden,
-                            .add = true,
+                            .add = context_adds(ctx),
                             .then = {layer_weights->router ? layer_weights->router : layer_weights->gate_up,
                                      ctx->shape->hidden,
                                      layer_weights->router ? ctx->shape->n_experts : ctx->shape->intermediate}});

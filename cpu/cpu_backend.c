@@ -31,8 +31,9 @@ static struct device *device_create(const struct device_options *options, struct
         fail(err, ERR_MEMORY, "no memory for a device");
         return NULL;
     }
+    device->n_ranks = options->n_ranks > 1 ? options->n_ranks : 1;
     device->isa = isa_find(options->cpu_isa, err);
-    if (device->isa) device->threads = threads_create(options->n_threads, err);
+    if (device->isa) device->threads = threads_create(threads_share(options->n_threads, device->n_ranks), err);
     if (!device->threads) {
         device_destroy(device);
         return NULL;
@@ -84,13 +85,15 @@ static size_t group_free_bytes(void) {
     return used < limit ? (size_t)(limit - used) : 0;
 }
 
+/* Ranks share one memory: each may count on its part. */
 static bool device_memory(struct device *device, struct device_memory *memory, struct error *err) {
-    (void)device;
     (void)err;
     size_t limit = group_free_bytes();
     memory->total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     memory->free_bytes = available_bytes();
     if (memory->free_bytes > limit) memory->free_bytes = limit;
+    memory->total_bytes /= (size_t)device->n_ranks;
+    memory->free_bytes /= (size_t)device->n_ranks;
     return true;
 }
 
@@ -193,7 +196,9 @@ static size_t workspace_bytes(const struct model_shape *shape, const struct cont
         .device_memory = device_memory, .alloc = allocate, .free = release, .alloc_host = allocate,                    \
         .free_host = release, .copy_to_device = copy, .copy_beside = copy, .copy_to_host = copy,                       \
         .synchronize = synchronize, .read_begin = read_begin, .read_wait = read_wait,                                  \
-        .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape,                                    \
+        .measure_bandwidth = measure_bandwidth, .prepare_shape = cpu_prepare_shape, .ranks_join = cpu_ranks_join,      \
+        .ranks_part = cpu_ranks_part, .ranks_break = cpu_ranks_break, .ranks_describe = cpu_ranks_describe,            \
+        .share_sampled = cpu_share_sampled, .all_reduce = cpu_all_reduce, .gather_logits = cpu_gather_logits,          \
         .workspace_bytes = workspace_bytes, .embed = cpu_embed, .rmsnorm_qkv = rmsnorm_qkv_,                           \
         .paged_attention = cpu_paged_attention, .attention_output = cpu_attention_output, .mlp = cpu_mlp,              \
         .pool = cpu_pool, .lm_head = cpu_lm_head, .adjust = cpu_adjust, .sample = cpu_sample, .count = cpu_count,      \

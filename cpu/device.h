@@ -10,6 +10,8 @@
 
 struct device {
     struct threads *threads;                  // owned
+    int32_t n_ranks;                          // that share this machine
+    struct ranks_table *table;                // where ranks meet, owned by all of them; NULL: alone
     const struct isa *isa;                    // static
     float rope_frequencies[MAX_HEAD_DIM / 2]; // theta^(-2i / head_dim) of the prepared shape
 };
@@ -75,5 +77,13 @@ bool cpu_adjust(const struct context *ctx, struct error *err);
 bool cpu_count(const struct context *ctx, struct error *err);
 bool cpu_sample(const struct context *ctx, struct error *err);
 bool cpu_score(const struct context *ctx, struct error *err);
+bool cpu_share_sampled(const struct context *ctx, struct error *err);
+bool cpu_all_reduce(const struct context *ctx, struct error *err);
+bool cpu_gather_logits(const struct context *ctx, struct error *err);
+
+bool cpu_ranks_join(struct device *const *devices, int32_t n_ranks, struct error *err);
+void cpu_ranks_part(struct device *const *devices, int32_t n_ranks);
+void cpu_ranks_break(struct device *device);
+void cpu_ranks_describe(const struct device *device, char *text, size_t size);
 
 #endif

@@ -228,13 +228,14 @@ static void add_row(void *argument, int32_t row) {
     float *x = job->ctx->scratch.hidden + (size_t)row * (size_t)shape->hidden;
     const float *outputs[MODEL_MAX_ACTIVE_EXPERTS];
     const float *weights = routing->weights + (size_t)row * (size_t)shape->n_active_experts;
+    bool adds = context_adds(job->ctx);
     for (int32_t k = 0; k < shape->n_active_experts; ++k)
         outputs[k] =
             routing->outputs + (size_t)routing->places[row * shape->n_active_experts + k] * (size_t)shape->hidden;
     for (int32_t i = 0; i < shape->hidden; ++i) {
         float sum = 0;
         for (int32_t k = 0; k < shape->n_active_experts; ++k) sum += weights[k] * outputs[k][i];
-        x[i] += sum;
+        x[i] = adds ? x[i] + sum : sum;
     }
 }
 

@@ -16,8 +16,8 @@ bool cpu_lm_head(const struct context *ctx, const struct weights *weights, struc
                             .packed = packed,
                             .weights = weights->lm_head,
                             .n_inputs = ctx->shape->hidden,
-                            .n_outputs = ctx->shape->vocab,
+                            .n_outputs = shape_vocab_part(ctx->shape),
                             .n_rows = ctx->batch.n_samples,
-                            .out = ctx->scratch.logits});
+                            .out = context_logits_part(ctx)});
     return true;
 }

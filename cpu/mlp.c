@@ -71,7 +71,7 @@ bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t l
                                                .n_inputs = shape->intermediate,
                                                .n_rows = n_rows,
                                                .packed = packed});
-    struct gemm_weights then = {weights->lm_head, shape->hidden, shape->vocab};
+    struct gemm_weights then = {weights->lm_head, shape->hidden, shape_vocab_part(shape)};
     if (layer + 1 < shape->n_layers)
         then = (struct gemm_weights){weights->layers[layer + 1].qkv, shape->hidden, shape_qkv_columns(shape)};
     gemm_run(&(struct gemm){.device = ctx->device,
@@ -81,7 +81,7 @@ bool cpu_mlp(const struct context *ctx, const struct weights *weights, int32_t l
                             .n_outputs = shape->hidden,
                             .n_rows = n_rows,
                             .out = ctx->scratch.hidden,
-                            .add = true,
+                            .add = context_adds(ctx),
                             .then = then});
     return true;
 }

@@ -198,6 +198,11 @@ static int32_t usable_processors(void) {
     return count < 1 ? 1 : count;
 }
 
+int32_t threads_share(int32_t n_threads, int32_t n_pools) {
+    int32_t share = (n_threads == 0 ? usable_processors() : n_threads) / n_pools;
+    return share > 1 ? share : 1;
+}
+
 struct threads *threads_create(int32_t n_threads, struct error *err) {
     if (n_threads == 0) n_threads = usable_processors();
     if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;

@@ -16,6 +16,8 @@ struct threads;
 
 /* n_threads counts the caller; 0: every processor that this process may run on. */
 struct threads *threads_create(int32_t n_threads, struct error *err);
+/* Threads for each of n pools that share n_threads (0: every processor) between them: at least 1. */
+int32_t threads_share(int32_t n_threads, int32_t n_pools);
 void threads_destroy(struct threads *threads);
 int32_t threads_count(const struct threads *threads);
 

@@ -23,9 +23,10 @@ extern "C" {
 struct device; // defined by each backend for itself
 
 struct device_options {
-    int32_t n_threads;   // worker threads of the CPU backend, the caller included; 0: all cores
+    int32_t n_threads;   // worker threads of the CPU backend for all ranks, the callers included; 0: all cores
     const char *cpu_isa; // "auto" or NULL: the best there is; "plain", "avx2", "avx512", "avx512bf16", "amx"
-    int32_t index;       // which device of several
+    int32_t index;       // which device of several: that of the rank
+    int32_t n_ranks;     // that share this machine; 0 as 1
 };
 
 struct device_memory {
@@ -63,6 +64,15 @@ struct backend_ops {
     /* Bytes per second of reading (CPU, all threads) or copying (CUDA, read + write) device memory, measured now. */
     bool (*measure_bandwidth)(struct device *device, double *bytes_per_second, struct error *err);
 
+    /* Ranks that compute one model together (engine/slice.h), each on a device and a thread of its own; all four NULL:
+     * this backend cannot. ranks_join makes the devices, in the order of their ranks, known to each other, and
+     * ranks_part ends that before they are destroyed: one thread calls either, once. ranks_break may come from any
+     * thread and at any time: what waits for another rank fails, now and from then on. */
+    bool (*ranks_join)(struct device *const *devices, int32_t n_ranks, struct error *err);
+    void (*ranks_part)(struct device *const *devices, int32_t n_ranks);
+    void (*ranks_break)(struct device *device);
+    void (*ranks_describe)(const struct device *device, char *text, size_t size); // "NVLink P2P", "shared memory"
+
     /* Refuses with ERR_INVALID, naming the dimension, a shape that the ops cannot compute; else readies what depends on
      * the shape alone (RoPE frequencies). Before the first op; context_create calls it. */
     bool (*prepare_shape)(struct device *device, const struct model_shape *shape, struct error *err);
@@ -97,7 +107,8 @@ struct backend_ops {
      * sequence, K and V of head h / (n_heads / n_kv_heads) through block_tables; 0 for a sequence of length 0. */
     bool (*paged_attention)(const struct context *ctx, int32_t layer, struct error *err);
 
-    /* x[r] += attention[r] · attention_outputᵀ. */
+    /* x[r] += attention[r] · attention_outputᵀ. Of several ranks all but the first set x[r] and do not add to it, here
+     * and in mlp: so the sum over the ranks, which all_reduce makes, holds the old x once. */
     bool (*attention_output)(const struct context *ctx, const struct weights *weights, int32_t layer,
                              struct error *err);
 
@@ -112,7 +123,14 @@ struct backend_ops {
      * May write normed and row_scales. */
     bool (*pool)(const struct context *ctx, const struct weights *weights, struct error *err);
 
-    /* logits[i] = (rmsnorm(x[samples[i].row]) * final_norm) · lm_headᵀ. */
+    /* What ranks do together, each in its own step and all in the same order; called only where there are several.
+     * share_sampled: sampled of the first rank, as the step before left it, to all. all_reduce: x[r] becomes its sum
+     * over all ranks, the same bits on each. gather_logits: context_logits_part of all to logits of the first rank. */
+    bool (*share_sampled)(const struct context *ctx, struct error *err);
+    bool (*all_reduce)(const struct context *ctx, struct error *err);
+    bool (*gather_logits)(const struct context *ctx, struct error *err);
+
+    /* context_logits_part[i] = (rmsnorm(x[samples[i].row]) * final_norm) · lm_headᵀ. */
     bool (*lm_head)(const struct context *ctx, const struct weights *weights, struct error *err);
 
     /* adjusted[i] from logits[i] as engine/sampling.h defines, where samples[i] has a seat or a mask. */

@@ -45,8 +45,10 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
     scratch->attention = arena_take(arena, rows * (size_t)shape_q_columns(shape), act);
     scratch->gate_up = arena_take(arena, rows * 2 * (size_t)shape->intermediate, act);
     scratch->activated = arena_take(arena, rows * (size_t)shape_activated_columns(shape), act);
-    scratch->logits = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
-    scratch->adjusted = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float));
+    bool samples = shape->slice.rank == 0;
+    scratch->logits = samples ? arena_take(arena, seqs * (size_t)shape->vocab, sizeof(float)) : NULL;
+    scratch->adjusted =
+        arena_take(arena, seqs * (size_t)(samples ? shape->vocab : shape_vocab_part(shape)), sizeof(float));
     scratch->sampled = arena_take(arena, seqs, sizeof(int32_t));
     scratch->scores = arena_take(arena, seqs, sizeof(struct token_scores));
     scratch->pooled = arena_take(arena, seqs * (size_t)shape->hidden, sizeof(float));
@@ -58,6 +60,7 @@ static void place_scratch(struct arena *arena, struct scratch *scratch, const st
 static void place_sampling(struct arena *arena, struct sampling_memory *sampling, const struct model_shape *shape,
                            const struct context_limits *limits) {
     size_t seqs = (size_t)limits->max_seqs;
+    if (shape->slice.rank > 0) return; // it does not sample
     sampling->seats = arena_take(arena, seqs, sizeof(struct sampling_seat));
     sampling->counts = arena_take(arena, seqs * (size_t)shape->vocab, sizeof(uint16_t));
     sampling->masks = arena_take(arena, seqs * (size_t)sampling_mask_words(shape->vocab), sizeof(uint32_t));

@@ -76,7 +76,8 @@ struct kv_cache {
     int32_t block_size;
 };
 
-/* Activations of one step, sized for the largest. `act` is the backend's activation_dtype. */
+/* Activations of one step, sized for the largest. `act` is the backend's activation_dtype. Of several ranks each has
+ * its own heads and columns, and the first alone samples. */
 struct scratch {
     float *hidden;               // [max_rows][hidden] the residual stream
     void *normed;                // act [max_rows][hidden]
@@ -85,8 +86,8 @@ struct scratch {
     void *attention;             // act [max_rows][n_heads][head_dim]
     void *gate_up;               // act [max_rows][2*intermediate]
     void *activated;             // act [max_rows][shape_activated_columns] silu(gate) * up
-    float *logits;               // [max_seqs][vocab] row i belongs to samples[i]
-    float *adjusted;             // [max_seqs][vocab] what is sampled from where samples[i] has a seat or a mask
+    float *logits;               // [max_seqs][vocab] row i belongs to samples[i]; on the first rank alone
+    float *adjusted;             // the same: what is sampled from where samples[i] has a seat or a mask
     int32_t *sampled;            // [max_seqs] token ids, or SAMPLED_NOT_FINITE
     struct token_scores *scores; // [max_seqs] of sampled, where samples[i] wants them
     float *pooled;               // [max_seqs][hidden] means of states, where a pool has its result
@@ -169,6 +170,17 @@ struct batch_sequence {
  * serves is padded to it; counts are then those of the recording. The step before may still be on the device; the one
  * before that must be over, for its host arrays are filled anew. */
 bool context_prepare(struct context *ctx, const struct batch_sequence *seqs, int32_t n_seqs, struct error *err);
+
+/* Does this rank's attention_output and mlp add to hidden? See struct backend_ops. */
+static inline bool context_adds(const struct context *ctx) {
+    return ctx->shape->slice.rank == 0;
+}
+
+/* Where lm_head leaves this rank's columns of the logits, [n_samples][shape_vocab_part]: where nothing is left to
+ * gather in logits, else in adjusted, which is not needed until they are gathered. */
+static inline float *context_logits_part(const struct context *ctx) {
+    return shape_is_whole(ctx->shape) ? ctx->scratch.logits : ctx->scratch.adjusted;
+}
 
 /* ctx->batch gets the arrays of decode steps, and no counts: those are record_begin's. */
 void context_prepare_recording(struct context *ctx);

@@ -1,15 +1,9 @@
 #include "engine/engine_internal.h"
 
-#include "engine/memory_plan.h"
-#include "engine/model.h"
-
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
-
-#define GIB (1024.0 * 1024.0 * 1024.0)
 
 int64_t engine_now_ns(void) {
     struct timespec now;
@@ -18,125 +12,6 @@ int64_t engine_now_ns(void) {
 }
 
 /* --- create and destroy ----------------------------------------------------------------------------------------- */
-
-static void log_plan(struct log *log, const struct engine_info *info, const struct memory_plan *plan) {
-    log_message(log, LOG_INFO,
-                "memory: weights %.2f GiB, scratch %.2f GiB, KV %.2f GiB = %d blocks of %d tokens (%lld tokens), of "
-                "%.2f GiB allowed",
-                (double)plan->weights_bytes / GIB, (double)plan->scratch_bytes / GIB, (double)plan->kv_bytes / GIB,
-                plan->limits.n_blocks, plan->limits.block_size,
-                (long long)plan->limits.n_blocks * plan->limits.block_size, (double)plan->budget_bytes / GIB);
-    if (plan->max_model_len < info->model.shape.max_positions)
-        log_message(log, LOG_WARN, "sequences are limited to %d tokens; the model allows %d", plan->max_model_len,
-                    info->model.shape.max_positions);
-}
-
-/* Names the parts of the start and how long each took: "config 0.00 s, device 0.41 s, …". */
-struct timeline {
-    int64_t last_ns;
-    size_t length;
-    char text[256];
-};
-
-static void lap(struct timeline *timeline, const char *name) {
-    int64_t now = engine_now_ns();
-    int n = snprintf(timeline->text + timeline->length, sizeof timeline->text - timeline->length, "%s%s %.2f s",
-                     timeline->length ? ", " : "", name, (double)(now - timeline->last_ns) * 1e-9);
-    if (n > 0 && timeline->length + (size_t)n < sizeof timeline->text) timeline->length += (size_t)n;
-    timeline->last_ns = now;
-}
-
-#define WARM_UP_ROWS 2048
-
-/* Runs n_rows tokens in the first blocks, before any request has them. */
-static bool warm_up_rows(struct engine *engine, struct batch_sequence sequence, int32_t n_rows, struct error *err) {
-    sequence.n_rows = n_rows;
-    sequence.n_blocks = (n_rows - 1) / engine->info.block_size + 1;
-    return context_prepare(engine->ctx, &sequence, 1, err) && model_forward(engine->ctx, &engine->weights, err) &&
-           engine->options.ops->synchronize(engine->device, err);
-}
-
-/* Prompts, a decode step and a pooled row: libraries and kernels are loaded and pages touched now and not in somebody's
- * first request. A device that is not the processor chooses its kernels by the number of rows. */
-static bool warm_up(struct engine *engine, struct error *err) {
-    const struct engine_info *info = &engine->info;
-    static const int32_t tokens[WARM_UP_ROWS];
-    int32_t blocks[WARM_UP_ROWS], limit = engine->options.ops->asynchronous ? WARM_UP_ROWS : info->block_size;
-    if (limit > info->max_batch_tokens) limit = info->max_batch_tokens;
-    if (limit > info->max_model_len) limit = info->max_model_len;
-    if (limit > info->n_blocks * info->block_size) limit = info->n_blocks * info->block_size;
-    for (int32_t i = 0; i < WARM_UP_ROWS; ++i) blocks[i] = i;
-    const struct batch_sequence sampled = {.tokens = tokens,
-                                           .blocks = blocks,
-                                           .sample = true,
-                                           .sampling = {.temperature = 1.0f, .top_p = 0.9f, .top_k = 20}};
-    const struct batch_sequence pooled = {
-        .tokens = tokens, .blocks = blocks, .pools = true, .n_pooled_rows = 1, .seat = 1};
-    for (int32_t share = 1; share <= (engine->options.ops->asynchronous ? 16 : 1); share *= 4) {
-        if (!warm_up_rows(engine, sampled, (limit - 1) / share + 1, err)) return false;
-    }
-    return warm_up_rows(engine, sampled, 1, err) && warm_up_rows(engine, pooled, 1, err);
-}
-
-static bool load_model(struct engine *engine, struct timeline *timeline, struct error *err) {
-    const struct engine_options *options = &engine->options;
-    const struct backend_ops *ops = options->ops;
-    struct engine_info *info = &engine->info;
-    if (!(options->config_file ? model_config_load_file(&info->model, options->config_file, err)
-                               : model_config_load(&info->model, options->model_folder, err)))
-        return false;
-    lap(timeline, "config");
-
-    struct device_options device_options = {.n_threads = options->n_threads, .cpu_isa = options->cpu_isa};
-    engine->device = ops->device_create(&device_options, err);
-    if (!engine->device) return false;
-    info->backend = ops->name;
-    ops->device_describe(engine->device, info->device, sizeof info->device);
-    log_message(options->log, LOG_INFO, "device: %s", info->device);
-    lap(timeline, "device");
-
-    /* context_create asks again; here, so that nothing is loaded in vain. */
-    if (!ops->prepare_shape(engine->device, &info->model.shape, err)) return false;
-
-    struct device_memory memory;
-    struct memory_plan plan;
-    if (!ops->device_memory(engine->device, &memory, err)) return false;
-    if (!memory_plan_make(&plan, options, &info->model.shape, &memory, err)) return false;
-    log_plan(options->log, info, &plan);
-    info->max_model_len = plan.max_model_len;
-    info->max_seqs = plan.limits.max_seqs;
-    info->max_batch_tokens = plan.limits.max_rows;
-    info->block_size = plan.limits.block_size;
-    info->n_blocks = plan.limits.n_blocks;
-    info->weights_bytes = plan.weights_bytes;
-    info->scratch_bytes = plan.scratch_bytes;
-    info->kv_bytes = plan.kv_bytes;
-    info->kv_token_bytes =
-        context_kv_block_bytes(ops, &info->model.shape, plan.limits.block_size) / (size_t)plan.limits.block_size;
-
-    struct weights_source source = {
-        .ops = ops,
-        .device = engine->device,
-        .shape = &info->model.shape,
-        .folder = options->dummy_weights ? NULL : options->model_folder,
-        .seed = options->seed,
-        .log = options->log,
-    };
-    if (!weights_init(&engine->weights, &source, err)) return false;
-    lap(timeline, "weights");
-    engine->ctx = context_create(ops, engine->device, &info->model.shape, &plan.limits, err);
-    if (!engine->ctx) return false;
-    lap(timeline, "memory");
-    if (!warm_up(engine, err)) return false;
-    lap(timeline, "warm-up");
-    int32_t n_recordings = 0;
-    if (options->graphs && !model_record(engine->ctx, &engine->weights, &n_recordings, err)) return false;
-    if (n_recordings > 0) {
-        log_message(options->log, LOG_INFO, "graphs: %d sizes of decode steps recorded", n_recordings);
-        lap(timeline, "graphs");
-    }
-    return true;
-}
 
 static bool create_queues(struct engine *engine, struct error *err) {
     const struct engine_options *options = &engine->options;
@@ -189,9 +64,7 @@ struct engine *engine_create(const struct engine_options *options, struct error 
     pthread_cond_init(&engine->idle, &monotonic);
     pthread_condattr_destroy(&monotonic);
 
-    struct timeline timeline = {.last_ns = engine_now_ns()};
-    if (!load_model(engine, &timeline, err) || !create_queues(engine, err)) goto fail;
-    log_message(options->log, LOG_INFO, "started: %s", timeline.text);
+    if (!engine_load(engine, err) || !create_queues(engine, err)) goto fail;
     engine->stats.n_blocks = engine->info.n_blocks;
     if (pthread_create(&engine->thread, NULL, engine_thread, engine) != 0) {
         fail(err, ERR_INTERNAL, "the engine thread did not start");
@@ -227,9 +100,7 @@ void engine_destroy(struct engine *engine) {
     scheduler_finish(&engine->scheduler);
     seats_finish(&engine->seats);
     block_pool_destroy(engine->pool);
-    context_destroy(engine->ctx);
-    weights_finish(&engine->weights);
-    ops->device_destroy(engine->device);
+    ranks_finish(&engine->ranks);
     pthread_cond_destroy(&engine->idle);
     pthread_cond_destroy(&engine->wake);
     pthread_mutex_destroy(&engine->lock);
@@ -438,6 +309,15 @@ void engine_stats(struct engine *engine, struct engine_stats *stats) {
     pthread_mutex_unlock(&engine->lock);
 }
 
+static bool measure_rank(struct rank *rank, void *argument, struct error *err) {
+    double *rates = argument;
+    return rank->ranks->ops->measure_bandwidth(rank->device, &rates[rank->slice.rank], err);
+}
+
 bool engine_measure_bandwidth(struct engine *engine, double *bytes_per_second, struct error *err) {
-    return engine->options.ops->measure_bandwidth(engine->device, bytes_per_second, err);
+    double rates[SLICE_MAX_RANKS];
+    if (!ranks_run(&engine->ranks, measure_rank, rates, err)) return false;
+    *bytes_per_second = 0;
+    for (int32_t r = 0; r < engine->info.n_ranks; ++r) *bytes_per_second += rates[r];
+    return true;
 }

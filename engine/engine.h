@@ -11,6 +11,7 @@
 #include "engine/log.h"
 #include "engine/model_config.h"
 #include "engine/sampling.h"
+#include "engine/slice.h"
 #include "engine/stats.h"
 
 #include <stdbool.h>
@@ -26,24 +27,34 @@ struct engine_options {
     const char *config_file;       // NULL: config.json in model_folder; else that file, with dummy_weights
     bool dummy_weights;            // seeded random weights instead of the folder's
     uint64_t seed;                 // of dummy weights
-    int32_t n_threads;             // CPU backend: 0 for all cores
+    int32_t n_ranks;               // devices that share the model; 0 as 1, at most SLICE_MAX_RANKS
+    int32_t n_threads;             // CPU backend, of all ranks together: 0 for all cores
     const char *cpu_isa;           // CPU backend: NULL for the best there is
     int32_t block_size;            // tokens per KV block
-    size_t kv_bytes;               // of the KV pool; 0: from memory_share
-    double memory_share;           // of the device's memory for weights, scratch and KV together, (0, 1]
+    size_t kv_bytes;               // of the KV pool on each rank; 0: from memory_share
+    double memory_share;           // of each device's memory for weights, scratch and KV together, (0, 1]
     int32_t max_seqs;              // running at once
     int32_t max_batch_tokens;      // rows of one step; 0: the backend's default
     int32_t max_model_len;         // prompt and generated tokens of one sequence; 0: the model's, clamped to the pool
     int32_t max_queue;             // requests accepted beyond max_seqs; then submit answers ERR_BUSY
     bool prefix_cache;
-    bool graphs;     // record decode steps at start and replay them, where the backend can
-    struct log *log; // borrowed, may be NULL
+    bool graphs;                // record decode steps at start and replay them, where the backend can
+    struct log *log;            // borrowed, may be NULL
+    void (*failed)(void *user); // NULL: nobody asks; called once, on the engine thread, when no more can be served
+    void *user;
 };
 
 /* Loads the model and starts the thread; takes as long as the weights take to read. */
 struct engine *engine_create(const struct engine_options *options, struct error *err);
 /* Ends every request with FINISH_CANCELLED, stops the thread, frees all. Takes NULL. */
 void engine_destroy(struct engine *engine);
+
+/* Device memory that one rank has taken. */
+struct engine_rank {
+    size_t weights_bytes;
+    size_t scratch_bytes;
+    size_t kv_bytes;
+};
 
 /* What was loaded; constant after create. */
 struct engine_info {
@@ -55,7 +66,10 @@ struct engine_info {
     int32_t max_batch_tokens;
     int32_t block_size;
     int32_t n_blocks;
-    size_t weights_bytes;
+    int32_t n_ranks;
+    struct engine_rank ranks[SLICE_MAX_RANKS]; // [n_ranks]
+    char interconnect[32];                     // between the ranks: "NVLink P2P"; "none" when there is one
+    size_t weights_bytes;                      // of all ranks together, as what follows
     size_t scratch_bytes;
     size_t kv_bytes;
     size_t kv_token_bytes; // of one token in all layers
@@ -129,7 +143,7 @@ bool engine_drain(struct engine *engine, int32_t timeout_ms);
 /* A consistent copy. */
 void engine_stats(struct engine *engine, struct engine_stats *stats);
 
-/* Memory bandwidth of the device in bytes per second, measured now; the engine must be idle. */
+/* Memory bandwidth of all ranks' devices together in bytes per second, measured now; the engine must be idle. */
 bool engine_measure_bandwidth(struct engine *engine, double *bytes_per_second, struct error *err);
 
 /* Monotonic time, the clock of all statistics. */

@@ -1,4 +1,5 @@
-/* The engine's own data, shared by engine.c (the door) and engine_thread.c (the steps). Nobody else includes this.
+/* The engine's own data, shared by engine.c (the door), engine_load.c (the start) and engine_thread.c (the steps).
+ * Nobody else includes this.
  *
  * Any thread may submit, cancel and read statistics; these touch only what `lock` guards. The engine thread alone
  * touches the scheduler, the pool, the context and every sequence it has taken from the inbox. Listeners are called on
@@ -13,6 +14,10 @@
  * as its step is planned. A sequence known to end by length is not planned again, and one that is preempted while under
  * way waits for its token like any other. On other devices each step is waited for before the next is planned.
  *
+ * Several ranks: the engine thread plans and drives the first rank; the others' threads prepare and launch the same
+ * step at the same time. Sampling, its seats, masks and scores belong to the first rank alone, and so does reading: the
+ * others learn the tokens of a step at the beginning of the next.
+ *
  * A mask follows from the token of the step before: a step with constrained sequences is computed up to its logits like
  * any other, and sampled when the host has learnt that token and has filled the masks, while the device computes. */
 #ifndef QUERN_ENGINE_ENGINE_INTERNAL_H
@@ -22,10 +27,10 @@
 #include "engine/block_pool.h"
 #include "engine/context.h"
 #include "engine/engine.h"
+#include "engine/ranks.h"
 #include "engine/scheduler.h"
 #include "engine/seats.h"
 #include "engine/sequence.h"
-#include "engine/weights.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -52,13 +57,14 @@ struct flight {
 struct engine {
     struct engine_options options;
     struct engine_info info;
-    struct device *device;          // owned
-    struct weights weights;         // owned
-    struct context *ctx;            // owned
+    struct ranks ranks;             // owned
+    struct device *device;          // of the first rank, borrowed
+    struct context *ctx;            // of the first rank, borrowed
     struct block_pool *pool;        // owned
     struct scheduler scheduler;     // owned
     struct seats seats;             // owned
     struct batch_sequence *batch;   // [max_seqs], owned
+    int32_t n_parts;                // of these, in the step that is being started
     struct outcome *outcomes;       // [max_admitted], owned
     struct flight flights[2];       // step n of all at n % 2
     int32_t *sampled[2];            // [max_seqs] their tokens, owned, page-locked
@@ -83,6 +89,9 @@ struct engine {
     bool stopping, draining;
     struct engine_stats stats;
 };
+
+/* Devices, weights, contexts and what info says of them. */
+bool engine_load(struct engine *engine, struct error *err);
 
 /* The thread's function; argument is the engine. Returns when `stopping` is set, all requests ended. */
 void *engine_thread(void *argument);

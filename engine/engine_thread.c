@@ -192,6 +192,12 @@ static bool fill_masks(struct engine *engine, const struct step *step, int32_t n
                                             (size_t)n_masks * words * sizeof *engine->masks, err);
 }
 
+static bool run_step(struct rank *rank, void *argument, struct error *err) {
+    const struct engine *engine = argument;
+    return context_prepare(rank->ctx, engine->batch, engine->n_parts, err) &&
+           model_forward(rank->ctx, &rank->weights, err);
+}
+
 static bool start(struct engine *engine, const struct step *step, struct error *err) {
     int32_t n_masks = 0;
     seats_begin_step(&engine->seats);
@@ -220,8 +226,8 @@ static bool start(struct engine *engine, const struct step *step, struct error *
         };
     }
     const struct backend_ops *ops = engine->options.ops;
-    if (!context_prepare(engine->ctx, engine->batch, step->n_parts, err)) return false;
-    if (!model_forward(engine->ctx, &engine->weights, err)) return false;
+    engine->n_parts = step->n_parts;
+    if (!ranks_run(&engine->ranks, run_step, engine, err)) return false;
     if (n_masks > 0 && !fill_masks(engine, step, n_masks, err)) return false;
     if (!model_sample(engine->ctx, err)) return false;
     int32_t slot = (int32_t)(engine->n_launched % 2), n_ids = step->n_samples + step->n_scored_rows;
@@ -349,6 +355,7 @@ static bool finish_step(struct engine *engine, struct error *err) {
 }
 
 static void stop_serving(struct engine *engine, const struct error *error) {
+    ranks_break(&engine->ranks);
     log_message(engine->options.log, LOG_ERROR, "a step failed, no more requests are served: %s", error->message);
     pthread_mutex_lock(&engine->lock);
     engine->stats.failed = true;
@@ -356,6 +363,7 @@ static void stop_serving(struct engine *engine, const struct error *error) {
     pthread_mutex_unlock(&engine->lock);
     end_all(engine, FINISH_ERROR, ERR_DEVICE);
     engine->n_read = engine->n_launched; // nobody waits for what is under way
+    if (engine->options.failed) engine->options.failed(engine->options.user);
 }
 
 /* One step further: an asynchronous device gets its next step before the host waits for the one under way. */
@@ -405,6 +413,11 @@ static bool take_requests(struct engine *engine, bool *failed, int32_t *n_ended)
     return go_on;
 }
 
+static bool wait_for_device(struct rank *rank, void *argument, struct error *err) {
+    (void)argument;
+    return rank->ranks->ops->synchronize(rank->device, err);
+}
+
 void *engine_thread(void *argument) {
     struct engine *engine = argument;
     for (;;) {
@@ -419,6 +432,6 @@ void *engine_thread(void *argument) {
             advance(engine);
     }
     end_all(engine, FINISH_CANCELLED, ERR_NONE);
-    engine->options.ops->synchronize(engine->device, NULL); // what is under way reads memory that is freed next
+    ranks_run(&engine->ranks, wait_for_device, NULL, NULL); // what is under way reads memory that is freed next
     return NULL;
 }

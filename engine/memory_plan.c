@@ -21,7 +21,9 @@ static bool check_options(const struct engine_options *options, const struct mod
 }
 
 /* The KV bytes asked for, or what the budget leaves, or the backend's default if that is less. */
-static bool choose_kv_bytes(struct memory_plan *plan, const struct engine_options *options, struct error *err) {
+static bool choose_kv_bytes(struct memory_plan *plan, const struct engine_options *options, int32_t n_ranks,
+                            struct error *err) {
+    size_t usual = options->ops->default_kv_bytes / (size_t)n_ranks;
     size_t fixed = plan->weights_bytes + plan->scratch_bytes;
     if (fixed >= plan->budget_bytes)
         return fail(
@@ -33,9 +35,7 @@ static bool choose_kv_bytes(struct memory_plan *plan, const struct engine_option
                           "kv-bytes asks for %.2f GiB, but weights (%.2f GiB) and scratch (%.2f GiB) leave %.2f GiB",
                           (double)options->kv_bytes / GIB, (double)plan->weights_bytes / GIB,
                           (double)plan->scratch_bytes / GIB, (double)left / GIB);
-    plan->kv_bytes = options->kv_bytes                ? options->kv_bytes
-                     : options->ops->default_kv_bytes ? min_size(options->ops->default_kv_bytes, left)
-                                                      : left;
+    plan->kv_bytes = options->kv_bytes ? options->kv_bytes : usual ? min_size(usual, left) : left;
     return true;
 }
 
@@ -55,7 +55,7 @@ bool memory_plan_make(struct memory_plan *plan, const struct engine_options *opt
     plan->weights_bytes = weights_bytes(shape);
     plan->scratch_bytes = context_scratch_bytes(ops, shape, &plan->limits);
     plan->budget_bytes = min_size((size_t)((double)memory->total_bytes * options->memory_share), memory->free_bytes);
-    if (!choose_kv_bytes(plan, options, err)) return false;
+    if (!choose_kv_bytes(plan, options, shape_is_whole(shape) ? 1 : shape->slice.n_ranks, err)) return false;
 
     /* No more blocks than all sequences at full length could hold; slots are int32. */
     size_t block_bytes = context_kv_block_bytes(ops, shape, options->block_size);
@@ -75,4 +75,19 @@ bool memory_plan_make(struct memory_plan *plan, const struct engine_options *opt
     plan->limits.n_blocks = (int32_t)n_blocks;
     plan->kv_bytes = n_blocks * block_bytes;
     return true;
+}
+
+void memory_plans_agree(struct memory_plan *plans, int32_t n_ranks, const struct backend_ops *ops,
+                        const struct model_shape *const *shapes) {
+    struct memory_plan least = plans[0];
+    for (int32_t r = 1; r < n_ranks; ++r) {
+        if (plans[r].limits.n_blocks < least.limits.n_blocks) least = plans[r];
+    }
+    for (int32_t r = 0; r < n_ranks; ++r) {
+        plans[r].limits = least.limits;
+        plans[r].max_model_len = least.max_model_len;
+        plans[r].scratch_bytes = context_scratch_bytes(ops, shapes[r], &least.limits);
+        plans[r].kv_bytes =
+            (size_t)least.limits.n_blocks * context_kv_block_bytes(ops, shapes[r], least.limits.block_size);
+    }
 }

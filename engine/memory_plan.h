@@ -16,9 +16,13 @@ struct memory_plan {
     size_t budget_bytes; // what weights, scratch and KV together may take
 };
 
-/* ERR_MEMORY, with the numbers, when the weights or one sequence of max_model_len do not fit; ERR_INVALID when the
- * options contradict each other or the model. */
+/* Of one rank, whose shape and memory these are. ERR_MEMORY, with the numbers, when the weights or one sequence of
+ * max_model_len do not fit; ERR_INVALID when the options contradict each other or the model. */
 bool memory_plan_make(struct memory_plan *plan, const struct engine_options *options, const struct model_shape *shape,
                       const struct device_memory *memory, struct error *err);
+
+/* Ranks run the same steps: all get the limits of the one that has the fewest blocks. */
+void memory_plans_agree(struct memory_plan *plans, int32_t n_ranks, const struct backend_ops *ops,
+                        const struct model_shape *const *shapes);
 
 #endif

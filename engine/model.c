@@ -2,19 +2,30 @@
 
 #include "engine/backend.h"
 
+/* What the first rank alone does, once it has all logits. */
+static bool sample(const struct context *ctx, struct error *err) {
+    const struct backend_ops *ops = ctx->ops;
+    if (!shape_is_whole(ctx->shape) && !ops->gather_logits(ctx, err)) return false;
+    return ctx->shape->slice.rank > 0 || ctx->batch.n_adjusted > 0 || ops->sample(ctx, err);
+}
+
 /* All that the host needs nothing more for: adjusted rows are sampled later. */
 static bool call_ops(const struct context *ctx, const struct weights *weights, struct error *err) {
     const struct backend_ops *ops = ctx->ops;
+    bool whole = shape_is_whole(ctx->shape);
+    if (!whole && !ops->share_sampled(ctx, err)) return false;
     if (!ops->embed(ctx, weights, err)) return false;
     for (int32_t layer = 0; layer < ctx->shape->n_layers; ++layer) {
         if (!ops->rmsnorm_qkv(ctx, weights, layer, err)) return false;
         if (!ops->paged_attention(ctx, layer, err)) return false;
         if (!ops->attention_output(ctx, weights, layer, err)) return false;
+        if (!whole && !ops->all_reduce(ctx, err)) return false;
         if (!ops->mlp(ctx, weights, layer, err)) return false;
+        if (!whole && !ops->all_reduce(ctx, err)) return false;
     }
-    if (ctx->batch.n_pools > 0 && !ops->pool(ctx, weights, err)) return false;
+    if (ctx->batch.n_pools > 0 && ctx->shape->slice.rank == 0 && !ops->pool(ctx, weights, err)) return false;
     if (ctx->batch.n_samples == 0) return true; // only prefill chunks that do not reach their prompt's end
-    return ops->lm_head(ctx, weights, err) && (ctx->batch.n_adjusted > 0 || ops->sample(ctx, err));
+    return ops->lm_head(ctx, weights, err) && sample(ctx, err);
 }
 
 bool model_record(struct context *ctx, const struct weights *weights, int32_t *n_recordings, struct error *err) {

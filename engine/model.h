@@ -10,12 +10,13 @@
  * a request. *n_recordings is 0 where the backend records nothing. */
 bool model_record(struct context *ctx, const struct weights *weights, int32_t *n_recordings, struct error *err);
 
-/* Runs the prepared step: afterwards scratch.logits holds a row for each of batch.samples and, unless some of them are
- * adjusted, scratch.sampled a token, and scratch.pooled what batch.pools have as results, on the device. */
+/* Runs the prepared step, of several ranks each on its own thread: afterwards scratch.logits holds a row for each of
+ * batch.samples and, unless some of them are adjusted, scratch.sampled a token, and scratch.pooled what batch.pools
+ * have as results, on the first rank's device. */
 bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err);
 
-/* What is left to do then: tokens of a step with adjusted rows, and scores. Masks must be on the device by now. (A
- * recorded step has sampled all rows already, the adjusted ones in vain.) */
+/* What is left to do then, by the first rank alone: tokens of a step with adjusted rows, and scores. Masks must be on
+ * the device by now. (A recorded step has sampled all rows already, the adjusted ones in vain.) */
 bool model_sample(const struct context *ctx, struct error *err);
 
 #endif

@@ -17,7 +17,14 @@ static inline size_t dtype_bytes(enum dtype dtype) {
 #define MODEL_MAX_EXPERTS        512
 #define MODEL_MAX_ACTIVE_EXPERTS 32
 
+/* Which part of a model: that of one rank of several that compute it together. All zero: the whole of it. */
+struct slice {
+    int32_t rank;
+    int32_t n_ranks; // 0 as 1
+};
+
 struct model_shape {
+    struct slice slice; // whose heads, KV heads and intermediate columns these are; see engine/slice.h
     int32_t n_layers;
     int32_t hidden;
     int32_t n_heads;      // query heads
@@ -57,6 +64,24 @@ static inline int32_t shape_kv_columns(const struct model_shape *shape) {
 }
 static inline int32_t shape_qkv_columns(const struct model_shape *shape) {
     return shape_q_columns(shape) + 2 * shape_kv_columns(shape);
+}
+
+static inline bool shape_is_whole(const struct model_shape *shape) {
+    return shape->slice.n_ranks <= 1;
+}
+
+/* Rows of the LM head that come before those of a rank: parts of multiples of 8 (CUDA's products take no other) as
+ * equal as can be, the last one with what is left. So the vocabulary need be no multiple of the number of ranks. */
+static inline int32_t shape_vocab_before(const struct model_shape *shape, int32_t rank) {
+    int32_t n_ranks = shape_is_whole(shape) ? 1 : shape->slice.n_ranks;
+    int32_t before = (shape->vocab + 7) / 8 * rank / n_ranks * 8;
+    return before < shape->vocab ? before : shape->vocab;
+}
+static inline int32_t shape_vocab_first(const struct model_shape *shape) {
+    return shape_vocab_before(shape, shape->slice.rank);
+}
+static inline int32_t shape_vocab_part(const struct model_shape *shape) {
+    return shape_vocab_before(shape, shape->slice.rank + 1) - shape_vocab_first(shape);
 }
 
 #endif

@@ -4,6 +4,7 @@
 #include "engine/checkpoint.h"
 #include "engine/dummy_weights.h"
 #include "engine/log.h"
+#include "engine/slice.h"
 #include "engine/upload.h"
 
 #include <stdbool.h>
@@ -17,7 +18,24 @@
 #define PROGRESS_NS     100000000 // between two lines
 #define GB              1e9
 
-enum size { ONE, HIDDEN, Q_COLUMNS, KV_COLUMNS, HEAD_DIM, INTERMEDIATE, EXPERTS, EXPERT_INTERMEDIATE, VOCAB, N_SIZES };
+enum size {
+    ONE,
+    HIDDEN,
+    Q_COLUMNS,
+    KV_COLUMNS,
+    HEAD_DIM,
+    INTERMEDIATE,
+    EXPERTS,
+    EXPERT_INTERMEDIATE,
+    VOCAB,
+    LM_HEAD_ROWS,
+    N_SIZES
+};
+
+/* Of `whole` rows or columns of a published tensor, those that are kept. */
+struct range {
+    int32_t first, count, whole;
+};
 
 /* One published tensor and its place: field of struct weights or layer_weights, or right behind the tensor before. */
 struct tensor_rule {
@@ -31,7 +49,7 @@ struct tensor_rule {
 static const struct tensor_rule model_rules[] = {
     {"model.embed_tokens.weight", offsetof(struct weights, embedding), VOCAB, HIDDEN},
     {"model.norm.weight", offsetof(struct weights, final_norm), HIDDEN, ONE},
-    {"lm_head.weight", offsetof(struct weights, lm_head), VOCAB, HIDDEN}, // last: absent when tied
+    {"lm_head.weight", offsetof(struct weights, lm_head), LM_HEAD_ROWS, HIDDEN}, // last: absent when tied
 };
 
 static const struct tensor_rule layer_rules[] = {
@@ -68,8 +86,8 @@ static const struct tensor_rule down_rules[] = {
 /* A published tensor of this model: where it goes and where it comes from. */
 struct part {
     char name[80];
-    int32_t rows;
-    int32_t columns;
+    struct range rows;
+    struct range columns;
     int32_t n_dims;                  // 1: a vector of rows
     int32_t layer;                   // -1: of the model
     size_t field;                    // or JOINED
@@ -85,11 +103,11 @@ struct layout {
 };
 
 /* Of the model where layer is negative, else of the layer or, where expert is not negative, of that expert in it. */
-static void place(struct layout *layout, const int32_t sizes[N_SIZES], const struct tensor_rule *rule, int32_t layer,
-                  int32_t expert) {
+static void place(struct layout *layout, const struct range sizes[N_SIZES], const struct tensor_rule *rule,
+                  int32_t layer, int32_t expert) {
     size_t field = expert > 0 ? JOINED : rule->field;
     if (field != JOINED) layout->bytes = (layout->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    int32_t rows = sizes[rule->rows], columns = sizes[rule->columns];
+    struct range rows = sizes[rule->rows], columns = sizes[rule->columns];
     if (layout->parts) {
         struct part *part = &layout->parts[layout->n_parts];
         *part = (struct part){
@@ -109,20 +127,20 @@ static void place(struct layout *layout, const int32_t sizes[N_SIZES], const str
         }
     }
     layout->n_parts++;
-    layout->bytes += (size_t)rows * (size_t)columns * sizeof(uint16_t);
+    layout->bytes += (size_t)rows.count * (size_t)columns.count * sizeof(uint16_t);
 }
 
-static void place_experts(struct layout *layout, const int32_t sizes[N_SIZES], int32_t layer) {
+static void place_experts(struct layout *layout, const struct range sizes[N_SIZES], int32_t layer) {
     place(layout, sizes, &router_rule, layer, -1);
-    for (int32_t expert = 0; expert < sizes[EXPERTS]; expert++) {
+    for (int32_t expert = 0; expert < sizes[EXPERTS].count; expert++) {
         for (size_t i = 0; i < COUNT(gate_up_rules); i++) place(layout, sizes, &gate_up_rules[i], layer, expert);
     }
-    for (int32_t expert = 0; expert < sizes[EXPERTS]; expert++) {
+    for (int32_t expert = 0; expert < sizes[EXPERTS].count; expert++) {
         for (size_t i = 0; i < COUNT(down_rules); i++) place(layout, sizes, &down_rules[i], layer, expert);
     }
 }
 
-static void place_layer(struct layout *layout, const int32_t sizes[N_SIZES], int32_t layer, bool has_experts) {
+static void place_layer(struct layout *layout, const struct range sizes[N_SIZES], int32_t layer, bool has_experts) {
     for (size_t i = 0; i < COUNT(layer_rules); i++) place(layout, sizes, &layer_rules[i], layer, -1);
     if (has_experts) {
         place_experts(layout, sizes, layer);
@@ -131,17 +149,30 @@ static void place_layer(struct layout *layout, const int32_t sizes[N_SIZES], int
     }
 }
 
-static void lay_out(struct layout *layout, const struct model_shape *shape) {
-    const int32_t sizes[N_SIZES] = {
-        [ONE] = 1,
-        [HIDDEN] = shape->hidden,
-        [Q_COLUMNS] = shape_q_columns(shape),
-        [KV_COLUMNS] = shape_kv_columns(shape),
-        [HEAD_DIM] = shape->head_dim,
-        [INTERMEDIATE] = shape->intermediate,
-        [EXPERTS] = shape->n_experts,
-        [EXPERT_INTERMEDIATE] = shape->expert_intermediate,
-        [VOCAB] = shape->vocab,
+static struct range all_of(int32_t count) {
+    return (struct range){.count = count, .whole = count};
+}
+
+/* The part's share of what the ranks split evenly. */
+static struct range share_of(const struct model_shape *part, int32_t count, int32_t whole) {
+    return (struct range){.first = part->slice.rank * count, .count = count, .whole = whole};
+}
+
+/* With the part as `whole` the sizes are right and the rest has no meaning: enough to count bytes. */
+static void lay_out(struct layout *layout, const struct model_shape *shape, const struct model_shape *whole) {
+    const struct range sizes[N_SIZES] = {
+        [ONE] = all_of(1),
+        [HIDDEN] = all_of(shape->hidden),
+        [Q_COLUMNS] = share_of(shape, shape_q_columns(shape), shape_q_columns(whole)),
+        [KV_COLUMNS] = {.first = slice_first_kv_head(whole, shape->slice) * shape->head_dim,
+                        .count = shape_kv_columns(shape),
+                        .whole = shape_kv_columns(whole)},
+        [HEAD_DIM] = all_of(shape->head_dim),
+        [INTERMEDIATE] = share_of(shape, shape->intermediate, whole->intermediate),
+        [EXPERTS] = all_of(shape->n_experts),
+        [EXPERT_INTERMEDIATE] = share_of(shape, shape->expert_intermediate, whole->expert_intermediate),
+        [VOCAB] = all_of(shape->vocab),
+        [LM_HEAD_ROWS] = {.first = shape_vocab_first(shape), .count = shape_vocab_part(shape), .whole = shape->vocab},
     };
     layout->n_parts = 0;
     layout->bytes = 0;
@@ -154,12 +185,12 @@ static void lay_out(struct layout *layout, const struct model_shape *shape) {
 
 size_t weights_bytes(const struct model_shape *shape) {
     struct layout layout = {0};
-    lay_out(&layout, shape);
+    lay_out(&layout, shape, shape);
     return layout.bytes;
 }
 
 /* Points the fields of weights into weights->data. */
-static void assign_fields(struct weights *weights, const struct layout *layout, bool tied) {
+static void assign_fields(struct weights *weights, const struct layout *layout, const struct model_shape *shape) {
     for (size_t i = 0; i < layout->n_parts; i++) {
         const struct part *part = &layout->parts[i];
         if (part->field == JOINED) continue;
@@ -167,12 +198,13 @@ static void assign_fields(struct weights *weights, const struct layout *layout, 
         *(const uint16_t **)(void *)(owner + part->field) =
             (const uint16_t *)(const void *)((char *)weights->data + part->offset);
     }
-    if (tied) weights->lm_head = weights->embedding;
+    if (shape->tied_embeddings)
+        weights->lm_head = weights->embedding + (size_t)shape_vocab_first(shape) * (size_t)shape->hidden;
 }
 
 static bool has_shape(const struct safetensor *tensor, const struct part *part) {
-    return tensor->n_dims == part->n_dims && tensor->dims[0] == part->rows &&
-           (part->n_dims == 1 || tensor->dims[1] == part->columns);
+    return tensor->n_dims == part->n_dims && tensor->dims[0] == part->rows.whole &&
+           (part->n_dims == 1 || tensor->dims[1] == part->columns.whole);
 }
 
 static void describe_shape(char *text, size_t size, const int64_t *dims, int32_t n_dims) {
@@ -199,7 +231,8 @@ static bool resolve_part(struct part *part, const struct checkpoint *checkpoint,
     if (!has_shape(part->tensor, part)) {
         char found[192], expected[64];
         describe_shape(found, sizeof found, part->tensor->dims, part->tensor->n_dims);
-        describe_shape(expected, sizeof expected, (const int64_t[]){part->rows, part->columns}, part->n_dims);
+        describe_shape(expected, sizeof expected, (const int64_t[]){part->rows.whole, part->columns.whole},
+                       part->n_dims);
         return fail(err, ERR_INVALID, "%s: tensor %s has the shape %s, the config asks for %s", path, part->name, found,
                     expected);
     }
@@ -270,6 +303,7 @@ static void add_copied(void *user, size_t n_bytes) {
     report(loading, false);
 }
 
+/* The next three: elements [first, first + count) of the whole tensor. */
 static bool read_converted(const struct part *part, size_t first, size_t count, uint16_t *to, struct error *err) {
     union {
         float wide[CONVERTED_COUNT];
@@ -287,18 +321,38 @@ static bool read_converted(const struct part *part, size_t first, size_t count, 
     return true;
 }
 
-/* On several threads at once. */
+static void make_dummy(const struct loading *loading, const struct part *part, size_t first, size_t count,
+                       uint16_t *to) {
+    dummy_weights_fill(to, first, count, dummy_weights_key(loading->source->seed, part->name),
+                       dummy_weights_spread(part->name, part->n_dims, part->columns.whole));
+}
+
+static bool make_run(const struct loading *loading, const struct part *part, size_t first, size_t count, uint16_t *to,
+                     struct error *err) {
+    if (!part->tensor) {
+        make_dummy(loading, part, first, count, to);
+        return true;
+    }
+    if (part->dtype != DTYPE_BF16) return read_converted(part, first, count, to, err);
+    return safetensor_read(part->tensor, first * sizeof *to, count * sizeof *to, to, err);
+}
+
+/* On several threads at once. Where columns are left out, a run of elements ends with each row. */
 static bool make_piece(void *user, const struct upload_piece *piece, struct error *err) {
     const struct loading *loading = user;
     const struct part *part = &loading->layout->parts[piece->target];
-    size_t first = piece->first / sizeof(uint16_t), count = piece->n_bytes / sizeof(uint16_t);
-    if (!part->tensor) {
-        dummy_weights_fill(piece->memory, first, count, dummy_weights_key(loading->source->seed, part->name),
-                           dummy_weights_spread(part->name, part->n_dims, part->columns));
-        return true;
+    size_t columns = (size_t)part->columns.count, whole = (size_t)part->columns.whole;
+    size_t at = piece->first / sizeof(uint16_t), end = at + piece->n_bytes / sizeof(uint16_t);
+    uint16_t *to = piece->memory;
+    while (at < end) {
+        size_t row = at / columns, column = at % columns, run = columns == whole ? end - at : columns - column;
+        size_t first = (row + (size_t)part->rows.first) * whole + column + (size_t)part->columns.first;
+        if (run > end - at) run = end - at;
+        if (!make_run(loading, part, first, run, to, err)) return false;
+        at += run;
+        to += run;
     }
-    if (part->dtype != DTYPE_BF16) return read_converted(part, first, count, piece->memory, err);
-    return safetensor_read(part->tensor, piece->first, piece->n_bytes, piece->memory, err);
+    return true;
 }
 
 static bool load(const struct weights *weights, const struct layout *layout, const struct weights_source *source,
@@ -309,7 +363,7 @@ static bool load(const struct weights *weights, const struct layout *layout, con
     for (size_t i = 0; i < layout->n_parts; i++) {
         const struct part *part = &layout->parts[i];
         targets[i].to = (char *)weights->data + part->offset;
-        targets[i].n_bytes = (size_t)part->rows * (size_t)part->columns * sizeof(uint16_t);
+        targets[i].n_bytes = (size_t)part->rows.count * (size_t)part->columns.count * sizeof(uint16_t);
         loading.total_bytes += targets[i].n_bytes;
     }
     const struct upload upload = {
@@ -345,19 +399,21 @@ static bool resolve(struct layout *layout, struct checkpoint *checkpoint, struct
 
 bool weights_init(struct weights *weights, const struct weights_source *source, struct error *err) {
     *weights = (struct weights){.ops = source->ops, .device = source->device};
-    const struct model_shape *shape = source->shape;
+    struct model_shape part;
+    const struct model_shape *shape = &part;
     struct layout layout = {0};
     struct checkpoint *checkpoint = NULL;
     bool ok = false;
 
-    lay_out(&layout, shape);
+    if (!slice_shape(&part, source->shape, source->slice, err)) return false;
+    lay_out(&layout, shape, source->shape);
     layout.parts = calloc(layout.n_parts, sizeof *layout.parts);
     weights->layers = calloc((size_t)shape->n_layers, sizeof *weights->layers);
     if (!layout.parts || !weights->layers) {
         fail(err, ERR_MEMORY, "no memory for the list of %zu tensors", layout.n_parts);
         goto done;
     }
-    lay_out(&layout, shape);
+    lay_out(&layout, shape, source->shape);
     if (source->folder) {
         checkpoint = checkpoint_open(source->folder, err);
         if (!checkpoint || !resolve(&layout, checkpoint, source->log, err)) goto done;
@@ -365,7 +421,7 @@ bool weights_init(struct weights *weights, const struct weights_source *source, 
     weights->bytes = layout.bytes;
     weights->data = source->ops->alloc(source->device, layout.bytes, err);
     if (!weights->data) goto done;
-    assign_fields(weights, &layout, shape->tied_embeddings);
+    assign_fields(weights, &layout, shape);
     ok = load(weights, &layout, source, err);
 done:
     checkpoint_close(checkpoint);

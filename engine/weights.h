@@ -1,4 +1,5 @@
-/* The parameters of one model on one device: bf16 matrices [outputs][inputs], row-major, in one allocation.
+/* The parameters of one model, or of one rank's part, on one device: bf16 matrices [outputs][inputs], row-major, in one
+ * allocation. Shapes below are those of the part.
  *
  * weights_load reads safetensors (one file or sharded by index), checks every shape against the config by name,
  * converts f16 and f32 to bf16, joins q, k, v and gate, up, and the experts of a layer. weights_dummy fills the same
@@ -42,16 +43,17 @@ struct weights {
     struct layer_weights *layers; // [n_layers], owned
     const uint16_t *embedding;    // [vocab][hidden]
     const uint16_t *final_norm;   // [hidden]
-    const uint16_t *lm_head;      // [vocab][hidden]; equals embedding when tied
+    const uint16_t *lm_head;      // [vocab part][hidden]; part of embedding when tied
 };
 
-/* Device bytes that weights of this shape take, for the memory plan; nothing is allocated. */
+/* Device bytes that weights of this shape, whole or a rank's, take, for the memory plan; nothing is allocated. */
 size_t weights_bytes(const struct model_shape *shape);
 
 struct weights_source {
     const struct backend_ops *ops;
     struct device *device;
-    const struct model_shape *shape;
+    const struct model_shape *shape; // of the whole model
+    struct slice slice;              // which part of it
     const char *folder; // with model.safetensors or model.safetensors.index.json; NULL: dummy weights from seed
     uint64_t seed;
     struct log *log; // progress: GB, GB/s, share

@@ -17,7 +17,7 @@ BACKEND = {f"engine/{name}.h" for name in
            ("arena", "backend", "context", "model_shape", "weights", "sampling", "bf16", "error", "log")}
 SERVER = {"config/config.h"} | {f"engine/{name}.h" for name in
                                 ("engine", "constraint", "grammar", "grammar_cache", "grammar_constraint", "token_trie",
-                                 "tokenizer", "sampling", "stats", "model_config", "model_shape", "error", "log")}
+                                 "tokenizer", "sampling", "slice", "stats", "model_config", "model_shape", "error", "log")}
 MAIN = {"cpu/cpu_backend.h", "cuda/cuda_backend.h"}
 
 # What a folder may include beside its own files.

@@ -17,6 +17,7 @@ struct engine_options engine_setup_options(const struct config *config, const st
         .model_folder = config->model,
         .dummy_weights = config->load_format == CONFIG_LOAD_DUMMY,
         .seed = (uint64_t)config->seed,
+        .n_ranks = config->tensor_parallel_size,
         .n_threads = config->threads,
         .block_size = config->block_size,
         .kv_bytes = config->kv_bytes,

@@ -2,14 +2,16 @@
 
 #include <assert.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_PENDING 64
-#define N_RUNGS     3
-#define MAX_SEEN    4096
+#define MAX_PENDING      64
+#define N_RUNGS          3
+#define MAX_SEEN         4096
+#define HASH_MAX_SAMPLES 256
 
 /* Something to do later. */
 struct command {
@@ -27,6 +29,19 @@ struct device {
     uint64_t n_commands, n_done, reads[2]; // reads: commands up to the last read of each slot
     bool recording;
     struct error error;
+    int32_t rank, n_heads_run;             // calls of lm_head
+    struct meeting *meeting;               // of several ranks
+    int32_t next_tokens[HASH_MAX_SAMPLES]; // what this rank would sample
+};
+
+/* Where ranks wait for each other. */
+struct meeting {
+    pthread_mutex_t lock;
+    pthread_cond_t all_came;
+    int32_t n_ranks, n_waiting, n_meetings;
+    bool broken;
+    struct device *const *devices;
+    const int32_t *sampled; // of the first rank
 };
 
 struct recordings {
@@ -80,10 +95,11 @@ void hash_pooled(const int32_t *prompt, int32_t n_prompt, int32_t first, float p
 }
 
 static struct device *device_create(const struct device_options *options, struct error *err) {
-    (void)options, (void)err;
+    (void)err;
     struct device *device = calloc(1, sizeof *device);
     assert(device);
     device->faults = next_faults;
+    device->rank = options->index;
     return device;
 }
 static void device_destroy(struct device *device) {
@@ -178,6 +194,23 @@ static void run_pool(const struct context *ctx) {
     }
 }
 
+/* The tokens that sample i sees; 0 for padding. */
+static int32_t read_sample(const struct context *ctx, int32_t i, int32_t *seen) {
+    const struct batch *batch = &ctx->batch;
+    int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
+    bool in_prompt = batch->samples[i].target > 0;
+    assert(in_prompt || batch->query_starts[seq + 1] == row + 1);
+    if (in_prompt) n_seen = batch->positions[row] + 1;
+    if (n_seen == 0) {
+        assert(batch->kv_slots[row] == -1 && batch->positions[row] == 0 && batch->tokens[row] == 0);
+        return 0;
+    }
+    assert(n_seen == batch->positions[row] + 1);
+    assert(in_prompt || batch->samples[i].position == n_seen);
+    read_seen(ctx, seq, n_seen, seen);
+    return n_seen;
+}
+
 static bool run_sample(const struct context *ctx, struct error *err) {
     const struct batch *batch = &ctx->batch;
     const struct hash_faults *faults = &ctx->device->faults;
@@ -185,18 +218,9 @@ static bool run_sample(const struct context *ctx, struct error *err) {
     if (++ctx->device->n_steps == faults->fail_at_step) return fail(err, ERR_DEVICE, "the hash device broke");
     int32_t seen[MAX_SEEN];
     for (int32_t i = 0; i < batch->n_samples; ++i) {
-        int32_t row = batch->samples[i].row, seq = batch->row_seqs[row], n_seen = batch->kv_lens[seq];
-        bool in_prompt = batch->samples[i].target > 0;
-        assert(in_prompt || batch->query_starts[seq + 1] == row + 1);
-        if (in_prompt) n_seen = batch->positions[row] + 1;
+        int32_t n_seen = read_sample(ctx, i, seen);
         ctx->scratch.sampled[i] = 1;
-        if (n_seen == 0) { // padding
-            assert(batch->kv_slots[row] == -1 && batch->positions[row] == 0 && batch->tokens[row] == 0);
-            continue;
-        }
-        assert(n_seen == batch->positions[row] + 1);
-        assert(in_prompt || batch->samples[i].position == n_seen);
-        read_seen(ctx, seq, n_seen, seen);
+        if (n_seen == 0) continue;
         ctx->scratch.sampled[i] =
             n_seen == faults->not_finite_after ? SAMPLED_NOT_FINITE : hash_next_token(seen, n_seen);
         int32_t seat = batch->samples[i].seat, mask = batch->samples[i].mask;
@@ -307,8 +331,85 @@ static bool paged_attention(const struct context *ctx, int32_t layer, struct err
     return true;
 }
 static bool lm_head(const struct context *ctx, const struct weights *weights, struct error *err) {
-    (void)ctx, (void)weights, (void)err;
+    (void)weights;
+    struct device *device = ctx->device;
+    const struct hash_faults *faults = &device->faults;
+    return device->rank != faults->fail_rank || ++device->n_heads_run != faults->fail_rank_at ||
+           fail(err, ERR_DEVICE, "the hash device broke");
+}
+
+static bool meet(struct meeting *meeting, struct error *err) {
+    pthread_mutex_lock(&meeting->lock);
+    int32_t now = meeting->n_meetings;
+    if (++meeting->n_waiting == meeting->n_ranks) {
+        meeting->n_waiting = 0;
+        meeting->n_meetings++;
+        pthread_cond_broadcast(&meeting->all_came);
+    }
+    while (meeting->n_meetings == now && !meeting->broken) pthread_cond_wait(&meeting->all_came, &meeting->lock);
+    bool ok = !meeting->broken;
+    pthread_mutex_unlock(&meeting->lock);
+    return ok || fail(err, ERR_DEVICE, "another rank has failed");
+}
+
+static bool share_sampled(const struct context *ctx, struct error *err) {
+    struct meeting *meeting = ctx->device->meeting;
+    if (ctx->device->rank == 0) meeting->sampled = ctx->scratch.sampled;
+    if (!meet(meeting, err)) return false;
+    if (ctx->device->rank > 0)
+        memcpy(ctx->scratch.sampled, meeting->sampled, (size_t)ctx->limits.max_seqs * sizeof(int32_t));
+    return meet(meeting, err);
+}
+
+static bool all_reduce(const struct context *ctx, struct error *err) {
+    return meet(ctx->device->meeting, err);
+}
+
+/* All ranks have prepared the same step: each would sample the same tokens. */
+static bool gather_logits(const struct context *ctx, struct error *err) {
+    struct device *device = ctx->device;
+    struct meeting *meeting = device->meeting;
+    assert(ctx->batch.n_samples <= HASH_MAX_SAMPLES);
+    for (int32_t i = 0; i < ctx->batch.n_samples; ++i) {
+        int32_t seen[MAX_SEEN], n_seen = read_sample(ctx, i, seen);
+        device->next_tokens[i] = hash_next_token(seen, n_seen);
+    }
+    if (!meet(meeting, err)) return false;
+    for (int32_t r = 1; r < meeting->n_ranks && device->rank == 0; ++r)
+        assert(memcmp(meeting->devices[r]->next_tokens, device->next_tokens,
+                      (size_t)ctx->batch.n_samples * sizeof(int32_t)) == 0);
+    return meet(meeting, err);
+}
+
+static bool ranks_join(struct device *const *devices, int32_t n_ranks, struct error *err) {
+    (void)err;
+    struct meeting *meeting = calloc(1, sizeof *meeting);
+    struct device **all = calloc((size_t)n_ranks, sizeof *all);
+    assert(meeting && all);
+    pthread_mutex_init(&meeting->lock, NULL);
+    pthread_cond_init(&meeting->all_came, NULL);
+    meeting->n_ranks = n_ranks;
+    meeting->devices = memcpy(all, devices, (size_t)n_ranks * sizeof *all);
+    for (int32_t r = 0; r < n_ranks; ++r) devices[r]->meeting = meeting;
     return true;
+}
+static void ranks_part(struct device *const *devices, int32_t n_ranks) {
+    (void)n_ranks;
+    struct meeting *meeting = devices[0]->meeting;
+    pthread_cond_destroy(&meeting->all_came);
+    pthread_mutex_destroy(&meeting->lock);
+    free((void *)meeting->devices);
+    free(meeting);
+}
+static void ranks_break(struct device *device) {
+    pthread_mutex_lock(&device->meeting->lock);
+    device->meeting->broken = true;
+    pthread_cond_broadcast(&device->meeting->all_came);
+    pthread_mutex_unlock(&device->meeting->lock);
+}
+static void ranks_describe(const struct device *device, char *text, size_t size) {
+    (void)device;
+    snprintf(text, size, "hashes");
 }
 
 static const int32_t rungs[N_RUNGS] = {4, 8, 16};
@@ -406,13 +507,17 @@ static bool replay(const struct context *ctx, bool *replayed, struct error *err)
     .mlp = layer_op, .pool = pool, .lm_head = lm_head, .adjust = adjust, .sample = sample, .count = count,             \
     .score = score
 
+#define HASH_RANKS                                                                                                     \
+    .ranks_join = ranks_join, .ranks_part = ranks_part, .ranks_break = ranks_break, .ranks_describe = ranks_describe,  \
+    .share_sampled = share_sampled, .all_reduce = all_reduce, .gather_logits = gather_logits
+
 #define HASH_RECORDINGS                                                                                                \
     .recordings_create = recordings_create, .recordings_destroy = recordings_destroy, .record_begin = record_begin,    \
     .record_end = record_end, .padded_rows = padded_rows, .replay = replay
 
 const struct backend_ops *hash_backend(const struct hash_faults *faults) {
     static const struct backend_ops tables[2][2] = {
-        {{HASH_OPS}, {HASH_OPS, HASH_RECORDINGS}},
+        {{HASH_OPS, HASH_RANKS}, {HASH_OPS, HASH_RECORDINGS}},
         {{HASH_OPS, .asynchronous = true}, {HASH_OPS, .asynchronous = true, HASH_RECORDINGS}},
     };
     next_faults = faults ? *faults : (struct hash_faults){0};

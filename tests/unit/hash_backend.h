@@ -42,10 +42,14 @@ struct hash_faults {
     bool fail_recording;      // an op that is recorded fails
     int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE, and their states NaN
     int32_t step_us;          // how long a step takes
+    int32_t fail_rank;        // of several ranks, this one fails
+    int32_t fail_rank_at;     // in this call of lm_head, those of the warm-up included; 0: never
     char *events; // [HASH_MAX_EVENTS] gets L for each launched step, W for each wait, R for each replay, a 0
 };
 
-/* The tables are static; faults are taken by the next device_create. */
+/* Several ranks, where the device is not asynchronous: each holds all tokens, and all must see the same.
+ *
+ * The tables are static; faults are taken by the next device_create. */
 const struct backend_ops *hash_backend(const struct hash_faults *faults);
 
 #endif
