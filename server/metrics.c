@@ -5,6 +5,9 @@
 #include "server/json_writer.h"
 #include "server/server.h"
 
+#include <stddef.h>
+#include <string.h>
+
 struct writer {
     struct string_builder *out;
     const char *model_name;
@@ -71,8 +74,33 @@ static void write_finished(const struct writer *writer, const struct engine_stat
     }
 }
 
-void metrics_write(const struct engine_stats *stats, const char *model_name, uint64_t n_stopped_by_string,
-                   struct string_builder *out) {
+static void write_rank_bytes(const struct writer *writer, const struct engine_info *info, const char *name,
+                             const char *help, size_t member) {
+    write_head(writer, name, "gauge", help);
+    for (int32_t r = 0; r < info->n_ranks; ++r) {
+        size_t bytes;
+        memcpy(&bytes, (const char *)&info->ranks[r] + member, sizeof bytes);
+        write_name(writer, name, "");
+        json_write_format(writer->out, ",rank=\"%d\"} %zu\n", (int)r, bytes);
+    }
+}
+
+static void write_ranks(const struct writer *writer, const struct engine_info *info) {
+    static const char link[] = "quern:interconnect_info";
+    write_gauge(writer, "quern:ranks", "Devices that share the model.", info->n_ranks);
+    write_head(writer, link, "gauge", "How the ranks are connected.");
+    write_name(writer, link, "");
+    json_write_format(writer->out, ",interconnect=\"%s\"} 1\n", info->interconnect);
+    write_rank_bytes(writer, info, "quern:weights_bytes", "Weights on the device of each rank.",
+                     offsetof(struct engine_rank, weights_bytes));
+    write_rank_bytes(writer, info, "quern:scratch_bytes", "Activations and batch arrays on the device of each rank.",
+                     offsetof(struct engine_rank, scratch_bytes));
+    write_rank_bytes(writer, info, "quern:kv_bytes", "KV cache on the device of each rank.",
+                     offsetof(struct engine_rank, kv_bytes));
+}
+
+void metrics_write(const struct engine_stats *stats, const struct engine_info *info, const char *model_name,
+                   uint64_t n_stopped_by_string, struct string_builder *out) {
     const struct writer writer = {out, model_name};
     write_gauge(&writer, "vllm:num_requests_running", "Requests that run now.", stats->n_running);
     write_gauge(&writer, "vllm:num_requests_waiting", "Requests that wait to run.", stats->n_waiting);
@@ -99,13 +127,15 @@ void metrics_write(const struct engine_stats *stats, const char *model_name, uin
     write_counter(&writer, "quern:not_finite_total", "Requests ended by a logit that was not finite.",
                   stats->not_finite);
     write_counter(&writer, "quern:steps_total", "Steps of the engine.", stats->n_steps);
+    write_ranks(&writer, info);
 }
 
 void metrics_get(struct server *server, struct http_request *http) {
     struct engine_stats stats;
     engine_stats(server->engine, &stats);
     struct string_builder body = {0};
-    metrics_write(&stats, server->model_name, atomic_load(&server->n_stopped_by_string), &body);
+    metrics_write(&stats, engine_info(server->engine), server->model_name, atomic_load(&server->n_stopped_by_string),
+                  &body);
     http_respond(http,
                  &(struct http_response){.status = 200, .content_type = "text/plain; version=0.0.4; charset=utf-8"},
                  &body);

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* n_stopped_by_string: of the cancelled requests, those that a stop string ended. */
-void metrics_write(const struct engine_stats *stats, const char *model_name, uint64_t n_stopped_by_string,
-                   struct string_builder *out);
+void metrics_write(const struct engine_stats *stats, const struct engine_info *info, const char *model_name,
+                   uint64_t n_stopped_by_string, struct string_builder *out);
 
 #endif

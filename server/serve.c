@@ -110,6 +110,10 @@ static bool read_tls(struct serving *serving, const struct config *config, struc
                                            read_pem("tls-key", config->tls_key, &serving->tls_key, err));
 }
 
+static void wake(void *user) {
+    signals_wake(user);
+}
+
 static bool start(struct serving *serving, const struct serve_options *of, struct error *err) {
     const struct config *config = of->config;
     struct log *log = of->log;
@@ -146,7 +150,9 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
     serving->tokenizer = engine_setup_tokenizer(config, err);
     if (serving->tokenizer == NULL) return false;
     if (!find_family(config, &serving->server.family, log, err)) return false;
-    const struct engine_options engine_options = engine_setup_options(config, of->ops, log);
+    struct engine_options engine_options = engine_setup_options(config, of->ops, log);
+    engine_options.failed = wake;
+    engine_options.user = of->signals;
     serving->engine = engine_create(&engine_options, err);
     if (serving->engine == NULL || !prepare_grammars(serving, err)) return false;
     server_ready(&serving->server, serving->engine, serving->tokenizer);
@@ -190,17 +196,28 @@ static void reload_keys(struct api_keys *keys, struct log *log) {
     }
 }
 
-bool serve(const struct serve_options *options, struct error *err) {
-    struct serving serving = {0};
-    bool started = start(&serving, options, err);
-    if (started) {
-        int32_t timeout_s = (int32_t)options->config->shutdown_timeout_s;
-        int number;
-        while ((number = signals_wait(options->signals)) == SIGHUP) reload_keys(serving.api_keys, options->log);
+#define FAILED_MS 5000 // long enough for whoever watches /health every few seconds to see why
+
+/* False when the device has failed. */
+static bool wait_for_end(struct serving *serving, const struct serve_options *options, struct error *err) {
+    int32_t timeout_s = (int32_t)options->config->shutdown_timeout_s;
+    int number;
+    while ((number = signals_wait(options->signals, -1)) == SIGHUP) reload_keys(serving->api_keys, options->log);
+    if (number != 0) {
         log_message(options->log, LOG_INFO, "%s: no new requests, running ones may finish within %d s",
                     strsignal(number), timeout_s);
-        stop(&serving, timeout_s * 1000, options->log);
+        stop(serving, timeout_s * 1000, options->log);
     }
+    struct engine_stats stats;
+    engine_stats(serving->engine, &stats);
+    if (!stats.failed) return true;
+    if (number == 0) signals_wait(options->signals, FAILED_MS);
+    return fail(err, ERR_DEVICE, "the device has failed: %.400s", stats.failure);
+}
+
+bool serve(const struct serve_options *options, struct error *err) {
+    struct serving serving = {0};
+    bool ok = start(&serving, options, err) && wait_for_end(&serving, options, err);
     finish(&serving);
-    return started;
+    return ok;
 }

@@ -12,7 +12,8 @@ struct backend_ops;
 struct signals;
 
 /* Listens at once (/health says "loading"), loads, serves until SIGTERM or SIGINT, then lets running requests finish
- * within the shutdown timeout. */
+ * within the shutdown timeout. When the device fails, running requests get an error, /health says so for some seconds,
+ * and serve returns false. */
 struct serve_options {
     const struct config *config;   // borrowed, as all here
     const struct backend_ops *ops; // static

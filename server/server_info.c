@@ -28,13 +28,23 @@ static void write_model(const struct server *server, struct string_builder *out)
     string_builder_append_text(out, "}");
 }
 
-/* Bytes of device memory, and what the KV cache holds. */
+/* Bytes of device memory, of all ranks together, and what the KV cache holds. */
 static void write_memory(const struct engine_info *info, struct string_builder *out) {
     json_write_format(out,
                       "\"memory\":{\"weights_bytes\":%zu,\"scratch_bytes\":%zu,\"kv_bytes\":%zu,"
                       "\"kv_bytes_per_token\":%zu,\"kv_blocks\":%d,\"kv_tokens\":%lld}",
                       info->weights_bytes, info->scratch_bytes, info->kv_bytes, info->kv_token_bytes,
                       (int)info->n_blocks, (long long)info->n_blocks * info->block_size);
+}
+
+static void write_ranks(const struct engine_info *info, struct string_builder *out) {
+    json_write_format(out, "\"interconnect\":\"%s\",\"ranks\":[", info->interconnect);
+    for (int32_t r = 0; r < info->n_ranks; ++r) {
+        const struct engine_rank *rank = &info->ranks[r];
+        json_write_format(out, "%s{\"weights_bytes\":%zu,\"scratch_bytes\":%zu,\"kv_bytes\":%zu}", r ? "," : "",
+                          rank->weights_bytes, rank->scratch_bytes, rank->kv_bytes);
+    }
+    string_builder_append_text(out, "]");
 }
 
 static void write_limits(const struct engine_info *info, struct string_builder *out) {
@@ -52,6 +62,8 @@ void server_info_get(struct server *server, struct http_request *http) {
     write_model(server, &body);
     string_builder_append_text(&body, ",");
     write_memory(info, &body);
+    string_builder_append_text(&body, ",");
+    write_ranks(info, &body);
     string_builder_append_text(&body, ",");
     write_limits(info, &body);
     string_builder_append_text(&body, "}");

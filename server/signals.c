@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct signals {
@@ -14,6 +15,7 @@ struct signals {
     pthread_cond_t came;
     bool waiting; // signals_wait was called
     bool hung_up; // since signals_wait last told
+    bool woken;   // likewise
     int first;    // to end; 0: none yet
 };
 
@@ -69,12 +71,28 @@ void signals_destroy(struct signals *signals) {
     free(signals);
 }
 
-int signals_wait(struct signals *signals) {
+int signals_wait(struct signals *signals, int32_t timeout_ms) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
     pthread_mutex_lock(&signals->lock);
     signals->waiting = true;
-    while (signals->first == 0 && !signals->hung_up) pthread_cond_wait(&signals->came, &signals->lock);
-    int number = signals->first != 0 ? signals->first : SIGHUP;
-    signals->hung_up = false;
+    int waited = 0;
+    while (signals->first == 0 && !signals->hung_up && !signals->woken && waited == 0)
+        waited = timeout_ms < 0 ? pthread_cond_wait(&signals->came, &signals->lock)
+                                : pthread_cond_timedwait(&signals->came, &signals->lock, &until);
+    int number = signals->first != 0 ? signals->first : signals->hung_up ? SIGHUP : 0;
+    if (number == 0) signals->woken = false;
+    if (number == SIGHUP) signals->hung_up = false;
     pthread_mutex_unlock(&signals->lock);
     return number;
+}
+
+void signals_wake(struct signals *signals) {
+    pthread_mutex_lock(&signals->lock);
+    signals->woken = true;
+    pthread_cond_signal(&signals->came);
+    pthread_mutex_unlock(&signals->lock);
 }

@@ -8,6 +8,8 @@
 
 #include "engine/error.h"
 
+#include <stdint.h>
+
 struct signals;
 
 /* Blocks the signals in the calling thread, and so in all threads it starts later: call it first. */
@@ -15,7 +17,11 @@ struct signals *signals_create(bool with_hangup, struct error *err);
 /* Takes NULL. */
 void signals_destroy(struct signals *signals);
 
-/* Returns the number of the signal that came: a SIGHUP, or the first one to end. */
-int signals_wait(struct signals *signals);
+/* Returns the number of the signal that came: a SIGHUP, or the first one to end; 0 when signals_wake was called and
+ * there is no other, or after timeout_ms, where that is not negative. */
+int signals_wait(struct signals *signals, int32_t timeout_ms);
+
+/* Ends a wait, or the next. From any thread. */
+void signals_wake(struct signals *signals);
 
 #endif

@@ -26,7 +26,8 @@ static void test_text(void **state) {
     histogram_observe(&stats.first_token, 0.003);
     histogram_observe(&stats.first_token, 1e9);
     struct string_builder out = {0};
-    metrics_write(&stats, "a \"b\"\\c", 1, &out);
+    const struct engine_info info = {.n_ranks = 2, .ranks = {{100, 10, 1}, {200, 20, 2}}, .interconnect = "NVLink P2P"};
+    metrics_write(&stats, &info, "a \"b\"\\c", 1, &out);
 
     assert_line(out.data, "# TYPE vllm:num_requests_running gauge\n");
     assert_line(out.data, "vllm:num_requests_running{model_name=\"a \\\"b\\\"\\\\c\"} 3\n");
@@ -45,6 +46,11 @@ static void test_text(void **state) {
         assert_line(out.data, line);
     }
     assert_line(out.data, "vllm:time_to_first_token_seconds_count{model_name=\"a \\\"b\\\"\\\\c\"} 4\n");
+    assert_line(out.data, "quern:ranks{model_name=\"a \\\"b\\\"\\\\c\"} 2\n");
+    assert_line(out.data, "quern:interconnect_info{model_name=\"a \\\"b\\\"\\\\c\",interconnect=\"NVLink P2P\"} 1\n");
+    assert_line(out.data, "quern:weights_bytes{model_name=\"a \\\"b\\\"\\\\c\",rank=\"1\"} 200\n");
+    assert_line(out.data, "quern:scratch_bytes{model_name=\"a \\\"b\\\"\\\\c\",rank=\"0\"} 10\n");
+    assert_line(out.data, "quern:kv_bytes{model_name=\"a \\\"b\\\"\\\\c\",rank=\"1\"} 2\n");
     string_builder_finish(&out);
 }
 
