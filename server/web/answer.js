@@ -6,7 +6,8 @@ const seconds = ms => ms < 59500 ? `${Math.round(ms / 1000)} s`
 const setText = (element, text) => { if (element.textContent !== text) element.textContent = text; };
 const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
-export const emptyAnswer = () => ({role: "assistant", content: "", reasoning: "", calls: [], tokens: 0, times: {}, finish: null});
+export const emptyAnswer = () =>
+    ({role: "assistant", content: "", reasoning: "", calls: [], tokens: 0, early: 0, times: {}, finish: null});
 
 // As the API has it in a history.
 export function answerMessage({content, reasoning, calls}) {
@@ -14,15 +15,18 @@ export function answerMessage({content, reasoning, calls}) {
         tool_calls: calls.map(({id, name, text}) => ({id, type: "function", function: {name, arguments: text}}))}};
 }
 
-// Adds a chunk of the stream. times: first and last token, and the end of reasoning, in ms since the request was sent.
+// Adds a chunk of the stream. times: first and last token, and the end of reasoning, in ms since the request was sent; a
+// call is told when it is complete, long after its first token. early: the tokens that came with the first one.
 export function addChunk(answer, chunk, now) {
     const {delta = {}, finish_reason: finish} = chunk.choices[0] ?? {};
     const {content, reasoning_content: reasoning, tool_calls: calls} = delta;
-    answer.tokens = chunk.usage?.completion_tokens ?? answer.tokens;
+    const tokens = chunk.usage?.completion_tokens ?? answer.tokens;
+    if (tokens > answer.tokens) {
+        if (answer.times.first === undefined) Object.assign(answer, {early: tokens, times: {first: now}});
+        answer.times.last = now;
+    }
+    answer.tokens = tokens;
     answer.finish = finish ?? answer.finish;
-    if (!content && !reasoning && !calls) return;
-    answer.times.first ??= now;
-    answer.times.last = now;
     if (reasoning) answer.reasoning += reasoning;
     if ((content || calls) && answer.reasoning) answer.times.thought ??= now;
     if (content) answer.content += content;
@@ -35,8 +39,7 @@ export function addChunk(answer, chunk, now) {
 }
 
 function callBlock(call) {
-    const value = parseJson(call.text || "{}");
-    const block = value ? jsonBlock(call.name, value) : codeBlock(call.name, call.text);
+    const text = call.text || "{}", block = (parseJson(text) ? jsonBlock : codeBlock)(call.name, text);
     block.classList.add("call");
     return block;
 }
@@ -61,9 +64,9 @@ export class AnswerView {
 
     // Shows what was added; now: ms since the request was sent.
     grow(now) {
-        const {reasoning, times} = this.answer;
+        const {content, reasoning, calls, times} = this.answer;
         this.element.classList.add("busy");
-        this.waiting.hidden = times.first !== undefined;
+        this.waiting.hidden = content !== "" || reasoning !== "" || calls.length > 0;
         setText(this.waiting.lastChild, now > 1500 ? `waiting for ${seconds(now)}` : "");
         this.#show(false);
         const thinking = reasoning && times.thought === undefined;
@@ -88,11 +91,11 @@ export class AnswerView {
     }
 
     #figures() {
-        const {tokens, times: {first, last}} = this.answer;
-        if (!tokens || first === undefined) return "";
-        const rate = (tokens - 1) / (last - first) * 1000;
+        const {tokens, early, times: {first, last}} = this.answer;
+        if (first === undefined) return "";
+        const rate = (tokens - early) / (last - first) * 1000;
         const parts = [count(tokens, "token")];
-        if (tokens > 1 && last > first) parts.push(`${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s`);
+        if (tokens > early && last - first > 50) parts.push(`${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s`);
         parts.push(`${first < 9950 ? (first / 1000).toFixed(2) + " s" : seconds(first)} to first token`);
         return make("p", {class: "figures", title: "Tokens of the answer and its reasoning, tokens per second from the first to the "
             + "last, and time from sending to the first"}, parts.join(" · "));

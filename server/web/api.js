@@ -7,10 +7,20 @@ export class Failure extends Error {
     }
 }
 
-export const key = {
-    get: () => sessionStorage.getItem("quern.key") ?? "",
-    set: value => value ? sessionStorage.setItem("quern.key", value) : sessionStorage.removeItem("quern.key"),
-};
+let key = "";
+
+try {
+    key = sessionStorage.getItem("quern.key") ?? "";
+} catch { /* the browser keeps nothing */ }
+
+export const hasKey = () => key !== "";
+
+export function setKey(value) {
+    key = value;
+    try {
+        sessionStorage.setItem("quern.key", value);
+    } catch { /* until the page is closed */ }
+}
 
 async function failureOf(response) {
     const {status} = response;
@@ -18,7 +28,7 @@ async function failureOf(response) {
     const said = body?.error?.message ?? response.statusText;
     const retryAfter = Number(response.headers.get("Retry-After")) || 0;
     const words = {
-        401: key.get() ? "The server does not accept this API key." : "This server asks for an API key.",
+        401: key ? "The server does not accept this API key." : "This server asks for an API key.",
         413: "The conversation is too large for the server.",
         429: "The server is busy: its queue is full.",
         503: "The server is not ready yet, or is stopping.",
@@ -29,7 +39,7 @@ async function failureOf(response) {
 
 async function request(path, options = {}) {
     const headers = {...options.headers};
-    if (key.get()) headers.Authorization = "Bearer " + key.get();
+    if (key) headers.Authorization = "Bearer " + key;
     let response;
     try {
         response = await fetch(path, {...options, headers}); // relative: the page may stand under a prefix

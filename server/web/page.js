@@ -1,6 +1,6 @@
 // The page: its conversation, its settings, and what the reader does.
 import {AnswerView, addChunk, answerMessage, emptyAnswer} from "./answer.js";
-import {Failure, chat, getJson, key} from "./api.js";
+import {Failure, chat, getJson, hasKey, setKey} from "./api.js";
 import {codeBlock, icon, jsonBlock, make, parseJson} from "./text.js";
 
 const at = id => document.getElementById(id);
@@ -18,18 +18,17 @@ let settings = DEFAULTS;
 const views = new Map(); // turn to AnswerView
 const elements = new Map();
 
-function recall(storage, name, otherwise) {
+// Storage may be full or forbidden, and hold what an older page wrote: the page works without.
+function recall(storage, name, use) {
     try {
-        return JSON.parse(storage.getItem(name)) ?? otherwise;
-    } catch {
-        return otherwise;
-    }
+        use(JSON.parse(window[storage].getItem(name)));
+    } catch { /* as at the first visit */ }
 }
 
 function remember(storage, name, value) {
     try {
-        storage.setItem(name, JSON.stringify(value));
-    } catch { /* it is full or forbidden: the page works without */ }
+        window[storage].setItem(name, JSON.stringify(value));
+    } catch { /* until the page is closed */ }
 }
 
 // --- scrolling: the end is followed while the reader is there
@@ -65,9 +64,9 @@ function elementOf(turn) {
         views.set(turn, new AnswerView(turn));
         return views.get(turn).element;
     }
-    const value = parseJson(turn.content), label = `result of ${turn.name}`;
+    const label = `result of ${turn.name}`;
     return make("article", {class: "turn result", attributes: {"aria-label": label}},
-        value ? jsonBlock(label, value) : codeBlock(label, turn.content));
+        (parseJson(turn.content) ? jsonBlock : codeBlock)(label, turn.content));
 }
 
 function add(turn) {
@@ -99,7 +98,7 @@ function update() {
         view.finish(turn === last ? [action("i-again", "Answer again", again)] : []);
     }
     if (!running && last?.calls?.length) views.get(last).element.append(resultsForm(last));
-    remember(sessionStorage, "quern.turns", turns);
+    remember("sessionStorage", "quern.turns", turns);
 }
 
 function setTurns(wanted) {
@@ -278,7 +277,7 @@ function showSettings() {
 
 function change(fields) {
     settings = {...settings, ...fields};
-    remember(localStorage, "quern.settings", settings);
+    remember("localStorage", "quern.settings", settings);
     showSettings();
 }
 
@@ -293,7 +292,8 @@ let afterKey = null;
 
 function askForKey(then) {
     afterKey = then;
-    at("key-why").textContent = key.get() ? "The server does not accept the key that it was shown." : "This server answers only to those who show a key.";
+    at("key-why").textContent = hasKey() ? "The server does not accept the key that it was shown."
+        : "This server answers only to those who show a key.";
     at("key").value = "";
     if (!at("key-dialog").open) at("key-dialog").showModal();
 }
@@ -364,13 +364,23 @@ for (const dialog of document.querySelectorAll("dialog")) { // a press beside it
 at("open-key").addEventListener("click", () => { at("settings").close(); askForKey(null); });
 at("key-cancel").addEventListener("click", () => at("key-dialog").close());
 at("key-dialog").querySelector("form").addEventListener("submit", () => {
-    key.set(at("key").value.trim());
+    setKey(at("key").value.trim());
     at("key").value = "";
     connect(afterKey);
 });
 
-change(recall(localStorage, "quern.settings", {}));
-setTurns(recall(sessionStorage, "quern.turns", []));
+recall("localStorage", "quern.settings", stored => {
+    for (const [name, value] of Object.entries(DEFAULTS)) {
+        if (typeof stored[name] === typeof value) settings = {...settings, [name]: stored[name]};
+    }
+});
+showSettings();
+recall("sessionStorage", "quern.turns", stored => {
+    const isTurn = ({role, content, calls, times}) => typeof content === "string" &&
+        (role === "user" || role === "tool" || role === "assistant" && Array.isArray(calls) && typeof times === "object");
+    if (stored.every(isTurn)) setTurns(stored);
+});
+update();
 follow();
 if (!touch) input.focus();
 connect();

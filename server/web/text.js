@@ -49,8 +49,9 @@ export function codeBlock(label, text, ...content) {
         copyButton(() => text, label || "code"));
 }
 
-const JSON_TOKEN = /("(?:[^"\\]|\\.)*")(\s*:)?|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/g;
+const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 
+// undefined: it is no object and no array.
 export function parseJson(text) {
     try {
         const value = JSON.parse(text);
@@ -60,16 +61,29 @@ export function parseJson(text) {
     }
 }
 
-export function jsonBlock(label, value) {
-    const text = JSON.stringify(value, null, 2), nodes = [];
-    let end = 0;
-    for (const found of text.length < 50000 ? text.matchAll(JSON_TOKEN) : []) {
-        nodes.push(text.slice(end, found.index));
-        const [whole, string, colon] = found;
-        nodes.push(make("span", {class: colon ? "key" : string ? "string" : "value"}, string ?? whole), colon ?? "");
-        end = found.index + whole.length;
-    }
-    return codeBlock(label, text, ...nodes, text.slice(end));
+// text is JSON. It is indented as it stands: a parsed value would lose long numbers and the order of keys.
+export function jsonBlock(label, text) {
+    const tokens = text.match(JSON_TOKEN), nodes = [];
+    let depth = 0;
+    const line = () => "\n" + "  ".repeat(depth);
+    const opens = token => token === "{" || token === "[", closes = token => token === "}" || token === "]";
+    tokens.forEach((token, i) => {
+        const next = tokens[i + 1];
+        if (closes(token)) {
+            if (!opens(tokens[i - 1])) { depth--; nodes.push(line()); }
+            nodes.push(token);
+        } else if (opens(token)) {
+            nodes.push(token);
+            if (!closes(next)) { depth++; nodes.push(line()); }
+        } else if (token === ",") {
+            nodes.push(token, line());
+        } else if (token === ":") {
+            nodes.push(": ");
+        } else {
+            nodes.push(make("span", {class: next === ":" ? "key" : token[0] === '"' ? "string" : "value"}, token));
+        }
+    });
+    return codeBlock(label, nodes.map(node => node.textContent ?? node).join(""), ...nodes);
 }
 
 // --- Markdown within a line. Repetitions are bounded, so that no text takes long.
@@ -226,7 +240,6 @@ export class GrowingText {
 
     #json(finished) {
         const text = this.#lines.join("\n");
-        const value = finished ? parseJson(text) : undefined;
-        return value !== undefined ? jsonBlock("JSON", value) : codeBlock("JSON", text);
+        return finished && parseJson(text) ? jsonBlock("JSON", text) : codeBlock("JSON", text);
     }
 }

@@ -2,12 +2,16 @@
 (() => {
     const root = document.documentElement;
     const system = matchMedia("(prefers-color-scheme: dark)");
-    const stored = () => localStorage.getItem("quern.theme");
+    let chosen = null;
+
+    try {
+        chosen = localStorage.getItem("quern.theme");
+    } catch { /* the browser keeps nothing */ }
 
     function show() {
-        if (stored()) root.dataset.theme = stored();
+        if (chosen) root.dataset.theme = chosen;
         else delete root.dataset.theme;
-        const dark = (stored() ?? (system.matches ? "dark" : "light")) === "dark";
+        const dark = (chosen ?? (system.matches ? "dark" : "light")) === "dark";
         document.querySelector("meta[name=theme-color]").content = dark ? "#191714" : "#faf8f4";
         return dark;
     }
@@ -17,9 +21,12 @@
     addEventListener("DOMContentLoaded", () => {
         document.getElementById("theme").addEventListener("click", () => {
             const wanted = show() ? "light" : "dark";
-            if ((wanted === "dark") === system.matches) localStorage.removeItem("quern.theme");
-            else localStorage.setItem("quern.theme", wanted);
+            chosen = (wanted === "dark") === system.matches ? null : wanted;
             show();
+            try {
+                if (chosen) localStorage.setItem("quern.theme", chosen);
+                else localStorage.removeItem("quern.theme");
+            } catch { /* until the page is closed */ }
         });
     });
 })();

@@ -164,6 +164,14 @@ class InBrowser(unittest.TestCase):
         reader.click("#restore")
         self.assertEqual(reader.texts(".prose"), ["42"])
 
+    def test_what_an_older_page_left_does_no_harm(self):
+        reader = self.reader
+        reader.run("localStorage.setItem('quern.settings', '{\"think\": 1, \"system\": [], \"temperature\": \"0\"}');"
+                   "sessionStorage.setItem('quern.turns', '[{\"role\": \"none\"}, null]')")
+        reader.driver.refresh()
+        reader.ask("Hello!")
+        self.assertEqual(reader.texts(".prose"), ["Hello! How can I help you today?"])
+
     # --- settings
 
     def test_the_system_prompt_is_used(self):
@@ -198,6 +206,12 @@ class InBrowser(unittest.TestCase):
         self.assertIn("mono", reader.one(".prose pre").value_of_css_property("font-family").lower())
         reader.click(".prose summary")
         self.assertFalse(reader.one(".prose pre").is_displayed())
+        text = '{"2": [], "1": {"a b": [12345678901234567890, {}, "\\"[,:]"]}, "1": null}'
+        reader.fake_answer([{"content": text}])
+        reader.ask("More JSON")
+        shown = reader.texts(".prose pre")[-1]
+        self.assertEqual(shown, '{\n  "2": [],\n  "1": {\n    "a b": [\n      12345678901234567890,\n      {},\n'
+                                '      "\\"[,:]"\n    ]\n  },\n  "1": null\n}')
 
     def test_tools(self):
         reader = self.reader
@@ -391,8 +405,8 @@ class InBrowser(unittest.TestCase):
         reader.press("k", "\ue007")
         reader.wait(lambda: reader.texts(".prose") == ["834"] and reader.is_idle(), "what was asked for")
         self.assertEqual(reader.text("#model"), "demo")
-        self.assertEqual(reader.run("return [sessionStorage.getItem('quern.key'), JSON.stringify(localStorage).includes('key')]"),
-                         ["k", False])
+        stored = reader.run("return [sessionStorage.getItem('quern.key'), JSON.stringify(localStorage).includes('key')]")
+        self.assertEqual(stored, ["k", False])
 
         headers = {"Content-Type": "application/json", "x-api-key": "k"}
         busy = [server.connect() for _ in range(2)]
