@@ -93,21 +93,22 @@ class InBrowser(unittest.TestCase):
 
     def test_an_answer_is_streamed(self):
         reader = self.reader
+        reader.show(self.server.url, settings={"temperature": "0", "max_tokens": "400"})
         reader.run("window.lengths = []; new MutationObserver(() => lengths.push(document.querySelector('.prose')"
                    "?.textContent.length ?? 0)).observe(document.getElementById('turns'), {childList: true, subtree: true})")
-        reader.ask("Write a short story about Leo the owl.")
+        reader.ask(ENDLESS)
         lengths = sorted({length for length in reader.run("return lengths") if length > 0})
         self.assertGreater(len(lengths), 3, "the text came at once")
-        self.assertTrue(reader.text(".prose").startswith("Once upon a time there was a gentle owl named Leo"))
-        self.assertEqual(lengths[-1], len(reader.text(".prose")))
-        self.assertRegex(reader.text(".figures"), r"^117 tokens · \d+ tokens/s · \d\.\d\d s to first token$")
+        self.assertEqual(lengths[-1], reader.run("return document.querySelector('.prose').textContent.length"))
+        self.assertRegex(reader.text(".figures"), r"^400 tokens · \d+ tokens/s · \d+\.\d\d s to first token$")
+        self.assertEqual(reader.text(".note"), "Cut off: the limit of tokens is reached.")
         self.assertEqual(reader.one("#welcome").is_displayed(), False)
-        self.assertEqual(reader.text(".bubble"), "Write a short story about Leo the owl.")
+        self.assertEqual(reader.text(".bubble"), ENDLESS)
 
     def test_reasoning_is_folded(self):
         reader = self.reader
         reader.ask("Hello!")
-        self.assertEqual(reader.text(".reasoning summary"), "Thought for a moment")
+        self.assertRegex(reader.text(".reasoning summary"), r"^Thought for (a moment|\d+ s)$")
         self.assertFalse(reader.one(".thoughts").is_displayed())
         reader.click(".reasoning summary")
         self.assertEqual(reader.text(".thoughts"), "This is a simple message.")
@@ -115,11 +116,11 @@ class InBrowser(unittest.TestCase):
 
     def test_reasoning_has_a_running_timer(self):
         reader = self.reader
-        reader.fake_answer([{}, *[{"reasoning_content": "Hm. "}] * 14, {"content": "Yes."}], 100)
+        reader.fake_answer([{}, *[{"reasoning_content": "Hm. "}] * 20, {"content": "Yes."}], 100)
         reader.say("Is it?")
         reader.wait(lambda: reader.text(".reasoning summary") == "Thinking … 1 s", "a running timer")
         reader.wait(reader.is_idle, "its end")
-        self.assertRegex(reader.text(".reasoning summary"), r"^Thought for [12] s$")
+        self.assertRegex(reader.text(".reasoning summary"), r"^Thought for [2-9] s$")
 
     def test_thinking_can_be_turned_off(self):
         reader = self.reader
@@ -283,7 +284,7 @@ class InBrowser(unittest.TestCase):
         reader.ask("Write much")
         self.assertEqual(len(reader.all(".prose p")), 167)
         self.assertTrue(reader.text(".figures").startswith("10,000 tokens"))
-        self.assertLess(reader.run("return worst"), 500)  # 40 ms alone
+        self.assertLess(reader.run("return worst"), 1000)  # 100 ms alone
         reader.wait(lambda: reader.run("return innerHeight + scrollY >= document.documentElement.scrollHeight - 2"), "the end")
 
     def test_scrolling_stays_where_the_reader_is(self):
