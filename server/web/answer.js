@@ -9,8 +9,12 @@ const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s
 export const emptyAnswer = () =>
     ({role: "assistant", content: "", reasoning: "", calls: [], tokens: 0, early: 0, times: {}, finish: null});
 
+// Without one that was cut.
+export const callsOf = answer => answer.calls.filter(call => parseJson(call.text || "{}"));
+
 // As the API has it in a history.
-export function answerMessage({content, reasoning, calls}) {
+export function answerMessage(answer) {
+    const {content, reasoning} = answer, calls = callsOf(answer);
     return {role: "assistant", content, ...reasoning && {reasoning_content: reasoning}, ...calls.length && {
         tool_calls: calls.map(({id, name, text}) => ({id, type: "function", function: {name, arguments: text}}))}};
 }

@@ -1,5 +1,5 @@
 // The page: its conversation, its settings, and what the reader does.
-import {AnswerView, addChunk, answerMessage, emptyAnswer} from "./answer.js";
+import {AnswerView, addChunk, answerMessage, callsOf, emptyAnswer} from "./answer.js";
 import {Failure, chat, getJson, hasKey, setKey} from "./api.js";
 import {codeBlock, icon, jsonBlock, make, parseJson} from "./text.js";
 
@@ -97,7 +97,7 @@ function update() {
         if (running && turn === last) continue;
         view.finish(turn === last ? [action("i-again", "Answer again", again)] : []);
     }
-    if (!running && last?.calls?.length) views.get(last).element.append(resultsForm(last));
+    if (!running && last?.role === "assistant" && callsOf(last).length > 0) views.get(last).element.append(resultsForm(last));
     remember("sessionStorage", "quern.turns", turns);
 }
 
@@ -141,7 +141,7 @@ function edit(turn) {
 
 // The reader plays the tools.
 function resultsForm(answer) {
-    const fields = answer.calls.map(call => [call, make("textarea", {rows: 1, class: "code", spellcheck: false,
+    const fields = callsOf(answer).map(call => [call, make("textarea", {rows: 1, class: "code", spellcheck: false,
         attributes: {"aria-label": `Result of ${call.name} ${call.text}`}, placeholder: `result of ${call.name} ${call.text}`})]);
     const send = event => {
         event.preventDefault();

@@ -237,6 +237,15 @@ class InBrowser(unittest.TestCase):
                                                      "It is sunny in Rome with a temperature of 21 degrees.")
         self.assertEqual(reader.texts(".result pre")[0], '{\n  "temperature": 4,\n  "sky": "snowy"\n}')
 
+    def test_a_call_that_was_cut(self):
+        reader = self.reader
+        call = {"index": 0, "id": "1", "function": {"name": "get_weather", "arguments": '{"city": "Os'}}
+        reader.fake_answer([{"tool_calls": [call]}])
+        reader.ask("What is the weather in Oslo?")
+        self.assertEqual((reader.text(".call pre"), reader.all(".results")), ('{"city": "Os', []))
+        reader.ask("Hello!")  # with it in the history the server would refuse
+        self.assertEqual(len(reader.all(".answer")), 2)
+
     # --- text
 
     def test_markdown(self):
