@@ -30,7 +30,7 @@ def add_to_paths(document):
     for path in document["paths"].values():
         if "get" in path:
             path["head"] = {key: value for key, value in path["get"].items() if key != "operationId"}
-        path.update(every)
+        path.update({**every, **path})
 
 
 def main():

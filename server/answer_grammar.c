@@ -67,6 +67,15 @@ bool answer_grammar_read_format(struct answer_grammar *grammar, struct json_text
     return ask_with(grammar, "response_format.json_schema.schema", GRAMMAR_JSON_SCHEMA, schema, err);
 }
 
+bool answer_grammar_read_output_format(struct answer_grammar *grammar, struct json_text value, struct error *err) {
+    struct json_text type, schema;
+    if (json_text_kind(value) != JSON_OBJECT || !find(value, "type", &type) || json_text_kind(type) != JSON_STRING ||
+        !json_text_equals(type, "json_schema") || !find(value, "schema", &schema) || !is_schema(schema))
+        return fail_param(err, ERR_INVALID, "output_config.format",
+                          "output_config.format must be an object with the type json_schema and a schema");
+    return ask_with(grammar, "output_config.format.schema", GRAMMAR_JSON_SCHEMA, schema, err);
+}
+
 /* The same under both of vLLM's names. */
 static const struct form {
     const char *member, *structured, *guided;

@@ -30,6 +30,8 @@ struct answer_grammar {
 /* The value of response_format, or of structured_outputs. A request may ask once: ERR_INVALID when it did before. */
 bool answer_grammar_read_format(struct answer_grammar *grammar, struct json_text value, struct error *err);
 bool answer_grammar_read_structured(struct answer_grammar *grammar, struct json_text value, struct error *err);
+/* The value of Anthropic's output_config.format. */
+bool answer_grammar_read_output_format(struct answer_grammar *grammar, struct json_text value, struct error *err);
 /* field is a guided_ field, static. */
 bool answer_grammar_read_guided(struct answer_grammar *grammar, const char *field, struct json_text value,
                                 struct error *err);

@@ -1,8 +1,28 @@
 #include "server/chat_answer.h"
 
 #include "server/json_writer.h"
+#include "server/server.h"
 
 #include <stdint.h>
+
+/* How the answer may begin. A message that is continued is behind its reasoning already. */
+static enum answer_thinking thinking_of(const struct server *server, const struct openai_request *request) {
+    if (request->continues_final) return ANSWER_NEVER_THINKS;
+    if (server->family == CHAT_THINKING) return request->no_generation_prompt ? ANSWER_MAY_THINK : ANSWER_THINKS;
+    bool may = server->family == CHAT_HYBRID && request->thinking != CHAT_THINKING_OFF;
+    return may ? ANSWER_MAY_THINK : ANSWER_NEVER_THINKS;
+}
+
+struct answer_options chat_answer_options(const struct server *server, const struct openai_request *request) {
+    return (struct answer_options){.drops_reasoning = request->drops_reasoning,
+                                   .form = {.thinking = thinking_of(server, request),
+                                            .has_calls = request->n_tools > 0 && !request->has_no_tools,
+                                            .call_form = server->family == CHAT_CODER ? CALL_FORM_XML : CALL_FORM_JSON,
+                                            .tools = request->tools,
+                                            .n_tools = request->n_tools,
+                                            .is_eager = request->grammar.calls != CALLS_NONE,
+                                            .one_call = request->one_call}};
+}
 
 static void write_member(struct string_builder *out, const char *name, const char *text, size_t length) {
     json_write_format(out, "\"%s\":", name);

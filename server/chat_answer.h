@@ -8,9 +8,15 @@
 #define QUERN_SERVER_CHAT_ANSWER_H
 
 #include "server/answer.h"
+#include "server/openai_request.h"
 #include "server/string_builder.h"
 
 #include <stdbool.h>
+
+struct server;
+
+/* How the answer to a chat may begin and what to look for in it; request has its tools. */
+struct answer_options chat_answer_options(const struct server *server, const struct openai_request *request);
 
 /* "message":{…} */
 void chat_write_message(const struct answer *answer, struct string_builder *out);

@@ -31,25 +31,6 @@ static const struct generation_writer writer = {
     CHOICES_WRITER,
 };
 
-/* How the answer may begin. A message that is continued is behind its reasoning already. */
-static enum answer_thinking thinking_of(const struct server *server, const struct openai_request *request) {
-    if (request->continues_final) return ANSWER_NEVER_THINKS;
-    if (server->family == CHAT_THINKING) return request->no_generation_prompt ? ANSWER_MAY_THINK : ANSWER_THINKS;
-    bool may = server->family == CHAT_HYBRID && request->thinking != CHAT_THINKING_OFF;
-    return may ? ANSWER_MAY_THINK : ANSWER_NEVER_THINKS;
-}
-
-static struct answer_options answer_options(const struct server *server, const struct openai_request *request) {
-    return (struct answer_options){.drops_reasoning = request->drops_reasoning,
-                                   .form = {.thinking = thinking_of(server, request),
-                                            .has_calls = request->n_tools > 0 && !request->has_no_tools,
-                                            .call_form = server->family == CHAT_CODER ? CALL_FORM_XML : CALL_FORM_JSON,
-                                            .tools = request->tools,
-                                            .n_tools = request->n_tools,
-                                            .is_eager = request->grammar.calls != CALLS_NONE,
-                                            .one_call = request->one_call}};
-}
-
 void chat_completions_post(struct server *server, struct http_request *http) {
     const struct model_config *model = &engine_info(server->engine)->model;
     struct openai_source source = {.endpoint = OPENAI_CHAT,
@@ -68,7 +49,7 @@ void chat_completions_post(struct server *server, struct http_request *http) {
                                                    .request = &request,
                                                    .prompts = &prompt.ids,
                                                    .n_prompts = 1,
-                                                   .answer = answer_options(server, &request)};
+                                                   .answer = chat_answer_options(server, &request)};
         generation_start(server, http, &options);
     } else {
         openai_respond_failure(server, http, &err);

@@ -14,8 +14,9 @@ void detokenizer_finish(struct detokenizer *detokenizer) {
 
 /* --- stop strings --- */
 
-/* Finds the stop string that ends first, at byte `from` or after it, and where it cuts the text. */
-static bool find_stop(const struct stop_strings *stops, const struct string_builder *text, size_t from, size_t *cut) {
+/* Finds the stop string that ends first, at byte `from` or after it, and where it cuts the text; -1: there is none. */
+static int32_t find_stop(const struct stop_strings *stops, const struct string_builder *text, size_t from,
+                         size_t *cut) {
     for (size_t end = from; end <= text->length; ++end) {
         const struct stop_string *longest = NULL;
         for (int32_t i = 0; i < stops->count; ++i) {
@@ -25,10 +26,10 @@ static bool find_stop(const struct stop_strings *stops, const struct string_buil
         }
         if (longest != NULL) {
             *cut = stops->included ? end : end - longest->length;
-            return true;
+            return (int32_t)(longest - stops->strings);
         }
     }
-    return false;
+    return -1;
 }
 
 /* Bytes at the end of text that a stop string may begin with. */
@@ -51,7 +52,8 @@ static bool decide(struct detokenizer *detokenizer, size_t old_length, struct st
         return false;
     }
     size_t n_decided;
-    detokenizer->stopped = find_stop(detokenizer->stops, held, old_length + 1, &n_decided);
+    detokenizer->stop = find_stop(detokenizer->stops, held, old_length + 1, &n_decided);
+    detokenizer->stopped = detokenizer->stop >= 0;
     if (!detokenizer->stopped) n_decided = held->length - undecided(detokenizer->stops, held);
     if (n_decided == 0) return detokenizer->stopped;
     string_builder_append(out, held->data, n_decided);

@@ -32,6 +32,7 @@ struct detokenizer {
     struct utf8_decoder utf8;
     struct string_builder held; // not yet decided
     bool stopped;               // a stop string was completed: nothing comes any more
+    int32_t stop;               // which, among stops
 };
 
 /* Zero-initialised but for tokenizer and stops. */

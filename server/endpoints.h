@@ -8,7 +8,9 @@ struct server;
 void chat_completions_post(struct server *server, struct http_request *http); // chat_completions.c
 void completions_post(struct server *server, struct http_request *http);      // completions.c
 void embeddings_post(struct server *server, struct http_request *http);       // embeddings.c
-void chat_render_post(struct server *server, struct http_request *http);      // tokenize.c
+void messages_post(struct server *server, struct http_request *http);         // messages.c
+void messages_count_post(struct server *server, struct http_request *http);
+void chat_render_post(struct server *server, struct http_request *http); // tokenize.c
 void tokenize_post(struct server *server, struct http_request *http);
 void detokenize_post(struct server *server, struct http_request *http);
 void models_get(struct server *server, struct http_request *http); // models.c

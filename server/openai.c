@@ -76,11 +76,15 @@ static struct string_builder scrubbed(const char *text) {
     return valid;
 }
 
-void openai_write_error(struct string_builder *out, const struct openai_error *error) {
-    struct string_builder message = scrubbed(error->message);
-    string_builder_append_text(out, "{\"error\":{\"message\":");
+void openai_write_message(struct string_builder *out, const char *text) {
+    struct string_builder message = scrubbed(text);
     json_write_string(out, message.data, message.length);
     string_builder_finish(&message);
+}
+
+void openai_write_error(struct string_builder *out, const struct openai_error *error) {
+    string_builder_append_text(out, "{\"error\":{\"message\":");
+    openai_write_message(out, error->message);
     string_builder_append_text(out, ",\"type\":");
     json_write_text(out, error->type);
     string_builder_append_text(out, ",\"param\":");

@@ -30,6 +30,9 @@ struct openai_error openai_error_from(const struct error *err);
 /* {"error": {"message", "type", "param", "code"}} */
 error_writer openai_write_error;
 
+/* A JSON string of a text that quotes bytes of a request, or was cut inside a character: as valid UTF-8. */
+void openai_write_message(struct string_builder *out, const char *text);
+
 /* Answers as the path's API does, and logs one line. */
 void openai_respond_error(struct server *server, struct http_request *request, const struct openai_error *error);
 void openai_respond_failure(struct server *server, struct http_request *request, const struct error *err);

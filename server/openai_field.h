@@ -64,6 +64,8 @@ bool field_check_passed_over(const struct reading *reading, struct error *err);
 
 /* The table of /v1/embeddings; NULL behind its end. */
 const struct field *embeddings_field(size_t index);
+/* And of /v1/messages. */
+const struct field *anthropic_field(size_t index);
 
 void openai_prompts_clear(struct openai_request *request);
 
@@ -72,8 +74,12 @@ void openai_prompts_clear(struct openai_request *request);
 #define FIELD_READER(name)                                                                                             \
     bool name(const struct field *field, struct json_text value, struct reading *reading, struct error *err)
 
+FIELD_READER(read_elsewhere);
 FIELD_READER(read_model);
+FIELD_READER(read_max_completion_tokens);
+FIELD_READER(read_stop);
 FIELD_READER(read_priority);
+FIELD_READER(read_stream);
 FIELD_READER(read_temperature);
 FIELD_READER(read_top_p);
 FIELD_READER(read_min_p);

@@ -23,7 +23,7 @@ static FIELD_READER(read_max_tokens) {
     return field_integer(field, value, &reading->max_tokens, err);
 }
 
-static FIELD_READER(read_max_completion_tokens) {
+FIELD_READER(read_max_completion_tokens) {
     return field_integer(field, value, &reading->max_completion_tokens, err);
 }
 
@@ -63,7 +63,7 @@ static FIELD_READER(read_continue_final) {
     return field_flag(field, value, &reading->request->continues_final, err);
 }
 
-static FIELD_READER(read_stop) {
+FIELD_READER(read_stop) {
     struct stop_strings *stops = &reading->request->stops;
     stop_strings_finish(stops); // of a repeated key the last counts
     if (json_text_kind(value) != JSON_ARRAY) return add_stop(field, value, stops, err);
@@ -76,7 +76,7 @@ static FIELD_READER(read_stop) {
     return true;
 }
 
-static FIELD_READER(read_stream) {
+FIELD_READER(read_stream) {
     return field_flag(field, value, &reading->request->stream, err);
 }
 
@@ -199,8 +199,8 @@ static FIELD_READER(read_guided) {
     return answer_grammar_read_guided(&reading->request->grammar, field->name, value, err);
 }
 
-/* By chat_messages. */
-static FIELD_READER(read_elsewhere) {
+/* By chat_messages, or anthropic_chat. */
+FIELD_READER(read_elsewhere) {
     (void)field, (void)value, (void)reading, (void)err;
     return true;
 }
@@ -323,6 +323,7 @@ static const struct field fields[] = {
 
 static const struct field *field_at(size_t index, enum openai_endpoint endpoint) {
     if (endpoint == OPENAI_EMBEDDINGS) return embeddings_field(index);
+    if (endpoint == OPENAI_MESSAGES) return anthropic_field(index);
     return index < sizeof fields / sizeof *fields ? &fields[index] : NULL;
 }
 
@@ -365,7 +366,8 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
         if (!read_field(key, value, &reading, err)) return false;
     }
     if (!field_check_passed_over(&reading, err)) return false;
-    if (source->endpoint != OPENAI_CHAT && !reading.has_prompt) {
+    bool needs_prompt = source->endpoint == OPENAI_COMPLETIONS || source->endpoint == OPENAI_EMBEDDINGS;
+    if (needs_prompt && !reading.has_prompt) {
         const char *name = source->endpoint == OPENAI_EMBEDDINGS ? "input" : "prompt";
         return fail_param(err, ERR_INVALID, name, "%s is missing; it must be " PROMPT_ALLOWED, name);
     }

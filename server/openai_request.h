@@ -1,4 +1,4 @@
-/* The bodies of POST /v1/chat/completions, /v1/completions and /v1/embeddings to one plain struct.
+/* The bodies of POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages to one plain struct.
  *
  * Each field is checked where it is read; a failure is ERR_INVALID with param set and a message that names the field,
  * what was given and what is allowed. Fields that would change the answer but are not served are refused unless they
@@ -78,7 +78,7 @@ struct openai_request {
     struct openai_embedding embedding;
 };
 
-enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2, OPENAI_EMBEDDINGS = 8 };
+enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2, OPENAI_EMBEDDINGS = 8, OPENAI_MESSAGES = 16 };
 
 struct openai_source {
     enum openai_endpoint endpoint;

@@ -1,5 +1,6 @@
 #include "server/routes.h"
 
+#include "server/anthropic.h"
 #include "server/api_keys.h"
 #include "server/endpoints.h"
 #include "server/http.h"
@@ -24,6 +25,8 @@ static const struct route {
     {"POST", "/v1/chat/completions/render", chat_render_post, true, NULL},
     {"POST", "/v1/completions", completions_post, true, NULL},
     {"POST", "/v1/embeddings", embeddings_post, true, NULL},
+    {"POST", "/v1/messages", messages_post, true, anthropic_write_error},
+    {"POST", "/v1/messages/count_tokens", messages_count_post, true, anthropic_write_error},
     {"POST", "/tokenize", tokenize_post, true, NULL},
     {"POST", "/detokenize", detokenize_post, true, NULL},
     {"GET", "/v1/models", models_get, true, NULL},
