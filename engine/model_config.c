@@ -99,7 +99,7 @@ static bool read_architecture(struct reader *reader) {
     const cJSON *names = member(reader->root, "architectures");
     const cJSON *name;
     cJSON_ArrayForEach(name, names) {
-        if (is_string(name, "Qwen3ForCausalLM")) return false;
+        if (is_string(name, "Qwen3ForCausalLM") || is_string(name, "Qwen3Model")) return false;
         if (is_string(name, "Qwen3MoeForCausalLM")) return true;
     }
     REFUSE(reader, "%s: architectures must contain Qwen3ForCausalLM or Qwen3MoeForCausalLM, found %s", reader->path,

@@ -47,6 +47,10 @@ int32_t tokenizer_size(const struct tokenizer *tokenizer) {
     return tokenizer->vocabulary.size;
 }
 
+int32_t tokenizer_end_id(const struct tokenizer *tokenizer) {
+    return tokenizer->end_id;
+}
+
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *length) {
     return vocabulary_bytes(&tokenizer->vocabulary, id, length);
 }

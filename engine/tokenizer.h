@@ -31,6 +31,10 @@ int32_t tokenizer_size(const struct tokenizer *tokenizer);
 bool tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length, struct token_list *out,
                       struct error *err);
 
+/* The token that the published tokenizer puts behind a text that is no chat, as those of embedding models do; -1: none.
+ * tokenizer_encode does not. */
+int32_t tokenizer_end_id(const struct tokenizer *tokenizer);
+
 /* The bytes that id stands for (not necessarily whole characters); borrowed from the tokenizer. Unknown: length 0. */
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *length);
 

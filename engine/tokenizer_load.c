@@ -88,17 +88,45 @@ static bool check_model(const struct loader *loader, struct error *err) {
     return true;
 }
 
+/* TemplateProcessing of one text: the text itself, or with one token behind it. */
+static bool load_template(struct loader *loader, const cJSON *template, struct error *err) {
+    const cJSON *single = member(template, "single"), *token = member(cJSON_GetArrayItem(single, 1), "SpecialToken");
+    const char *name = cJSON_GetStringValue(member(token, "id"));
+    int n_pieces = cJSON_GetArraySize(single);
+    if (n_pieces < 1 || n_pieces > 2 || !member(cJSON_GetArrayItem(single, 0), "Sequence") || (n_pieces == 2 && !name))
+        return fail(err, ERR_INVALID,
+                    "post_processor: TemplateProcessing must have single with a Sequence, and a SpecialToken at most.");
+    if (n_pieces == 1) return true;
+    const cJSON *ids = member(member(member(template, "special_tokens"), name), "ids");
+    if (cJSON_GetArraySize(ids) == 1 && read_id(cJSON_GetArrayItem(ids, 0), &loader->tokenizer->end_id)) return true;
+    return fail(err, ERR_INVALID, "post_processor: special_tokens must give \"%.80s\" one id.", name);
+}
+
+static bool load_post_processor(struct loader *loader, const cJSON *post_processor, struct error *err) {
+    const cJSON *steps = member(post_processor, "processors"), *step;
+    if (is_type(post_processor, "none") || is_type(post_processor, "ByteLevel")) return true;
+    if (is_type(post_processor, "TemplateProcessing")) return load_template(loader, post_processor, err);
+    if (!is_type(post_processor, "Sequence"))
+        return fail(err, ERR_INVALID,
+                    "post_processor is %s; supported are ByteLevel, TemplateProcessing, a Sequence of them and none.",
+                    type_name(post_processor));
+    cJSON_ArrayForEach(step, steps) {
+        if (is_type(step, "Sequence"))
+            return fail(err, ERR_INVALID, "post_processor is a Sequence of Sequences, which is not supported.");
+        if (!load_post_processor(loader, step, err)) return false;
+    }
+    return true;
+}
+
 static bool load_pipeline(struct loader *loader, const cJSON *root, struct error *err) {
     loader->model = member(root, "model");
     loader->added_tokens = member(root, "added_tokens");
     const cJSON *normalizer = member(root, "normalizer"), *decoder = member(root, "decoder");
-    const cJSON *post_processor = member(root, "post_processor");
     loader->tokenizer->uses_nfc = is_type(normalizer, "NFC");
     if (!loader->tokenizer->uses_nfc && !is_type(normalizer, "none"))
         return fail(err, ERR_INVALID, "normalizer is %s; supported are NFC and none.", type_name(normalizer));
-    if (!is_type(post_processor, "none") && !is_type(post_processor, "ByteLevel"))
-        return fail(err, ERR_INVALID, "post_processor is %s; supported are ByteLevel and none.",
-                    type_name(post_processor));
+    loader->tokenizer->end_id = -1;
+    if (!load_post_processor(loader, member(root, "post_processor"), err)) return false;
     if (!is_type(decoder, "none") && !is_type(decoder, "ByteLevel"))
         return fail(err, ERR_INVALID, "decoder is %s; supported are ByteLevel and none.", type_name(decoder));
     if (loader->added_tokens && !cJSON_IsNull(loader->added_tokens) && !cJSON_IsArray(loader->added_tokens))

@@ -17,6 +17,7 @@ struct added_token {
 
 struct tokenizer {
     bool uses_nfc;
+    int32_t end_id;                // behind every text, -1: none
     struct split_pattern *pattern; // owned
     struct vocabulary vocabulary;  // findable: the tokens that BPE may make
     struct bpe bpe;

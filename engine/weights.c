@@ -387,8 +387,27 @@ static int by_place(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
+/* A model that was saved without its head, as Qwen3-Embedding is: its names lack "model.". Where the config expects an
+ * lm_head of its own there is none; states, and what is pooled of them, do not depend on it. */
+static void drop_prefix(struct layout *layout, const struct checkpoint *checkpoint, struct log *log) {
+    static const char prefix[] = "model.", first[] = "embed_tokens.weight";
+    const char *path;
+    if (!checkpoint_find(checkpoint, first, &path, NULL)) return;
+    for (size_t i = 0; i < layout->n_parts; i++) {
+        struct part *part = &layout->parts[i];
+        if (strncmp(part->name, prefix, sizeof prefix - 1) == 0) {
+            memmove(part->name, part->name + sizeof prefix - 1, strlen(part->name) - sizeof prefix + 2);
+        } else if (!checkpoint_find(checkpoint, part->name, &path, NULL)) {
+            log_message(log, LOG_WARN, "the weights have no %s: this model embeds, what it generates means nothing",
+                        part->name);
+            memcpy(part->name, first, sizeof first);
+        }
+    }
+}
+
 /* Checks every tensor before the first byte is copied. */
 static bool resolve(struct layout *layout, struct checkpoint *checkpoint, struct log *log, struct error *err) {
+    drop_prefix(layout, checkpoint, log);
     for (size_t i = 0; i < layout->n_parts; i++) {
         if (!resolve_part(&layout->parts[i], checkpoint, err)) return false;
     }

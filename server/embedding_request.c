@@ -36,6 +36,13 @@ static FIELD_READER(read_normalize) {
     return true;
 }
 
+static FIELD_READER(read_special_tokens) {
+    bool add = true;
+    if (!field_flag(field, value, &add, err)) return false;
+    reading->request->embedding.no_end = !add;
+    return true;
+}
+
 static FIELD_READER(read_truncation) {
     int32_t *limit = &reading->request->embedding.truncation;
     return field_integer(field, value, limit, err) && (*limit != 0 || field_refuse(field, value, err));
@@ -51,12 +58,12 @@ static const struct field fields[] = {
     {"use_activation", OPENAI_EMBEDDINGS, read_normalize, "true or false", 0, 0}, // vLLM's later name
     {"truncate_prompt_tokens", OPENAI_EMBEDDINGS, read_truncation,
      "an integer: -1 for what the context holds, or from 1 to that", -1, INT32_MAX},
+    {"add_special_tokens", OPENAI_EMBEDDINGS, read_special_tokens, "true or false", 0, 0},
     {"priority", OPENAI_EMBEDDINGS, read_priority, "an integer of 32 bits; the lowest is served first", INT32_MIN,
      INT32_MAX},
 
     {"user", OPENAI_EMBEDDINGS, read_without_effect, NULL, 0, 0},
     {"request_id", OPENAI_EMBEDDINGS, read_without_effect, NULL, 0, 0},
-    {"add_special_tokens", OPENAI_EMBEDDINGS, read_without_effect, NULL, 0, 0},
 
     {"messages", OPENAI_EMBEDDINGS, read_unserved, "[]", 0, 0},
     {"truncation_side", OPENAI_EMBEDDINGS, read_unserved, "\"left\"", 0, 0},

@@ -137,16 +137,23 @@ static bool check(const struct server *server, const struct openai_request *requ
     return server_check_model(server, request->model, err);
 }
 
+/* A text, and the token that an embedding model wants behind it; ids stay what they are. */
+static bool encode(const struct embeddings *embeddings, const struct openai_prompt *prompt, struct token_list *ids,
+                   struct error *err) {
+    const struct tokenizer *tokenizer = embeddings->server->tokenizer;
+    if (prompt->text.data == NULL) return token_list_append(ids, prompt->ids.ids, prompt->ids.count, err);
+    if (!tokenizer_encode(tokenizer, prompt->text.data, prompt->text.length, ids, err)) return false;
+    int32_t end = tokenizer_end_id(tokenizer);
+    return end < 0 || embeddings->request.embedding.no_end || token_list_append(ids, &end, 1, err);
+}
+
 static bool submit(struct embeddings *embeddings, int32_t index, struct error *err) {
     struct server *server = embeddings->server;
     const struct openai_request *request = &embeddings->request;
     const struct openai_prompt *prompt = &request->prompts[index];
     enum engine_pooling pooling = request->embedding.pooling;
     struct token_list ids = {0};
-    bool ok = prompt->text.data != NULL
-                  ? tokenizer_encode(server->tokenizer, prompt->text.data, prompt->text.length, &ids, err)
-                  : token_list_append(&ids, prompt->ids.ids, prompt->ids.count, err);
-    ok = ok && cut(server, &request->embedding, index, &ids, err);
+    bool ok = encode(embeddings, prompt, &ids, err) && cut(server, &request->embedding, index, &ids, err);
     if (ok) {
         struct engine_request of_engine = {.prompt = ids.ids,
                                            .n_prompt = (int32_t)ids.count,

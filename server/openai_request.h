@@ -29,6 +29,7 @@ struct openai_embedding {
     int32_t n_dimensions;        // 0: all
     int32_t truncation;          // tokens that are kept of the end of a prompt; 0: all, -1: what the context holds
     bool as_it_is;               // not normalised
+    bool no_end;                 // without the token that the tokenizer puts behind a text
     bool base64;
 };
 

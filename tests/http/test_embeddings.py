@@ -7,9 +7,10 @@ import json
 import math
 import os
 import struct
+import tempfile
 import unittest
 
-from harness import DEVICE, GOLDEN, Server, ServerTest, post_bytes
+from harness import DEVICE, GOLDEN, ROOT, Server, ServerTest, post_bytes
 
 EXACT = DEVICE == "cpu"  # there, a vector does not depend on what else is computed
 TOLERANCE = 2e-2  # of rows rounded to bf16 by the best instruction set; tests/model/test_layers.c compares closer
@@ -156,6 +157,52 @@ class Embeddings(ServerTest):
         status, answer = self.server.post("/v1/embeddings", {"input": "Hello!", "model": "gpt-9"})
         self.assertEqual((status, answer["error"]["code"]), (404, "model_not_found"))
         self.assertEqual(self.server.live(), (0, 0, 0))
+
+
+class WithoutHead(unittest.TestCase):
+    """A folder as Qwen3-Embedding is published: names without "model.", no lm_head, a token behind every text."""
+
+    @classmethod
+    def setUpClass(cls):
+        demo = os.path.join(ROOT, "models", "demo")
+        cls.folder = tempfile.TemporaryDirectory()
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            with open(os.path.join(demo, name), encoding="utf-8") as file:
+                content = json.load(file)
+            if name == "config.json":
+                content["architectures"] = ["Qwen3Model"]
+            if name == "tokenizer.json":
+                end = {"id": "<|endoftext|>", "ids": [
+                    token["id"] for token in content["added_tokens"] if token["content"] == "<|endoftext|>"]}
+                cls.end, = end["ids"]
+                content["post_processor"] = {"type": "Sequence", "processors": [
+                    {"type": "ByteLevel"},
+                    {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": end["id"]}}],
+                     "special_tokens": {end["id"]: end}}]}
+            with open(os.path.join(cls.folder.name, name), "w", encoding="utf-8") as file:
+                json.dump(content, file)
+        with open(os.path.join(demo, "model.safetensors"), "rb") as file:
+            length, = struct.unpack("<Q", file.read(8))
+            header, data = json.loads(file.read(length)), file.read()
+        header = json.dumps({name.removeprefix("model."): tensor for name, tensor in header.items()}).encode()
+        with open(os.path.join(cls.folder.name, "model.safetensors"), "wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header + data)
+        cls.servers = [Server(), Server("--model", cls.folder.name, "--served-model-name", "demo")]
+
+    @classmethod
+    def tearDownClass(cls):
+        assert [server.stop() for server in cls.servers] == [0, 0]
+        cls.folder.cleanup()
+
+    def test_the_same_states(self):
+        ids = self.servers[0].post("/tokenize", {"prompt": "Hello!"})[1]["tokens"]
+        for pooling in ("last", "mean"):
+            for text, tokens in (({"input": "Hello!"}, [*ids, self.end]), ({"input": ids}, ids),
+                                 ({"input": "Hello!", "add_special_tokens": False}, ids),
+                                 ({"input": "Hello!", "truncate_prompt_tokens": 2}, [ids[-1], self.end])):
+                expected = self.servers[0].post("/v1/embeddings", {"input": tokens, "pooling": pooling})
+                answer = self.servers[1].post("/v1/embeddings", {**text, "pooling": pooling})
+                self.assertEqual(answer[1]["data"], expected[1]["data"], (text, pooling))
 
 
 class Queue(ServerTest):

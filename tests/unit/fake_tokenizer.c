@@ -64,6 +64,11 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id) {
     return id >= N_BYTES && id < N_BYTES + N_SPECIAL;
 }
 
+int32_t tokenizer_end_id(const struct tokenizer *tokenizer) {
+    (void)tokenizer;
+    return -1;
+}
+
 int32_t tokenizer_find_added(const struct tokenizer *tokenizer, const char *content) {
     (void)tokenizer;
     for (int i = 0; i < N_ADDED; ++i) {

@@ -81,6 +81,7 @@ static void test_both_forms_of_rope(void **state) {
 
 static void test_harmless_members_are_accepted(void **state) {
     (void)state;
+    load_valid("{\"architectures\":[\"Qwen3Model\"]," REQUIRED "," THETA "}", NULL); // saved without its head
     load_valid(VALID ",\"hidden_act\":\"silu\",\"attention_bias\":false,\"use_sliding_window\":false,"
                      "\"sliding_window\":4096,\"quantization_config\":null,\"torch_dtype\":\"float16\","
                      "\"layer_types\":[\"full_attention\",\"full_attention\"],\"anything\":[{}]}",

@@ -261,6 +261,24 @@ static void test_both_forms_of_merges(void **state) {
     }
 }
 
+/* As the file of Qwen3-Embedding has it. */
+static void test_a_token_behind_every_text(void **state) {
+    (void)state;
+    static const char template[] = "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
+                                   "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}}%s],"
+                                   "\"special_tokens\":{\"<x>\":{\"id\":\"<x>\",\"ids\":[300]}}}]}";
+    static const char *const second[] = {"", ",{\"SpecialToken\":{\"id\":\"<x>\"}}"};
+    for (int i = 0; i < 2; i++) {
+        struct error err = {0};
+        char text[512];
+        snprintf(text, sizeof text, template, second[i]);
+        struct tokenizer *tokenizer = load_parts((struct file_parts){.post_processor = text}, &err);
+        assert_small_ids(tokenizer, "abc", "[257]"); // it is not the encoder's to put it there
+        assert_int_equal(tokenizer_end_id(tokenizer), i == 0 ? -1 : 300);
+        tokenizer_destroy(tokenizer);
+    }
+}
+
 static void test_the_longest_added_token_wins(void **state) {
     (void)state;
     struct error err = {0};
@@ -284,7 +302,15 @@ static void test_malformed_files_say_what_is_wrong(void **state) {
         {{.normalizer = "{\"type\":\"NFKC\"}"}, "normalizer is NFKC"},
         {{.normalizer = "[]"}, "normalizer is an object without type"},
         {{.decoder = "{\"type\":\"Metaspace\"}"}, "decoder is Metaspace"},
-        {{.post_processor = "{\"type\":\"TemplateProcessing\"}"}, "post_processor is TemplateProcessing"},
+        {{.post_processor = "{\"type\":\"RobertaProcessing\"}"}, "post_processor is RobertaProcessing"},
+        {{.post_processor = "{\"type\":\"TemplateProcessing\"}"}, "must have single"},
+        {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"a\"}}]}"},
+         "must have single with a Sequence"},
+        {{.post_processor =
+              "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{}},{\"SpecialToken\":{\"id\":\"a\"}}]}"},
+         "must give \"a\" one id"},
+        {{.post_processor = "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"Sequence\"}]}"},
+         "Sequence of Sequences"},
         {{.split = "{\"type\":\"Digits\"}"}, "Digits and ByteLevel"},
         {{.split = "{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\",\"invert\":false}"},
          "pattern.Regex"},
@@ -467,6 +493,7 @@ int main(void) {
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_invalid_utf8_names_the_byte),
         cmocka_unit_test(test_both_forms_of_merges),
+        cmocka_unit_test(test_a_token_behind_every_text),
         cmocka_unit_test(test_the_longest_added_token_wins),
         cmocka_unit_test(test_malformed_files_say_what_is_wrong),
         cmocka_unit_test(test_threads_share_a_tokenizer),

@@ -65,7 +65,8 @@ struct edit {
     const char *shape;
 };
 
-enum copy_kind { COPY_BF16, COPY_WIDE }; // WIDE: matrices as F32, norms as F16, both exact
+/* WIDE: matrices as F32, norms as F16, both exact. HEADLESS: names without "model.", and no lm_head. */
+enum copy_kind { COPY_BF16, COPY_WIDE, COPY_HEADLESS };
 
 static uint16_t f16_near_one(uint16_t bf16) {
     return (uint16_t)(((bf16 >> 7) - 127 + 15) << 10 | (bf16 & 0x7f) << 3);
@@ -73,7 +74,7 @@ static uint16_t f16_near_one(uint16_t bf16) {
 
 /* Appends the tensor's bytes to `data`, widened if asked. Returns the dtype written. */
 static const char *copy_tensor(FILE *data, const struct safetensor *tensor, enum copy_kind kind) {
-    if (kind == COPY_BF16) {
+    if (kind != COPY_WIDE) {
         fwrite(tensor->data, 1, tensor->bytes, data);
         return "BF16";
     }
@@ -104,14 +105,17 @@ static void write_tensors(struct temporary_folder *folder, const char *name, siz
         const struct safetensor *tensor = safetensors_at(from, i);
         bool edited = edit.tensor && strcmp(edit.tensor, tensor->name) == 0;
         if (edited && !edit.dtype) continue;
+        bool is_head = strncmp(tensor->name, "model.", 6) != 0;
+        if (kind == COPY_HEADLESS && is_head) continue;
+        const char *written = kind == COPY_HEADLESS ? tensor->name + 6 : tensor->name;
         long begin = ftell(data_file);
         const char *dtype = copy_tensor(data_file, tensor, kind);
         char shape[64];
         snprintf(shape, sizeof shape, tensor->n_dims == 1 ? "[%d]" : "[%d,%d]", (int)tensor->dims[0],
                  (int)tensor->dims[1]);
         fprintf(header_file, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%ld,%ld]}",
-                begin > 0 ? "," : "", tensor->name, edited ? edit.dtype : dtype,
-                edited && edit.shape ? edit.shape : shape, begin, ftell(data_file));
+                begin > 0 ? "," : "", written, edited ? edit.dtype : dtype, edited && edit.shape ? edit.shape : shape,
+                begin, ftell(data_file));
     }
     fputc('}', header_file);
     fclose(header_file);
@@ -390,6 +394,25 @@ static void test_tied_embeddings_ignore_an_lm_head(void **state) {
     fixture_destroy(fixture);
 }
 
+/* As Qwen3-Embedding is published: what an lm_head would be is there and means nothing. */
+static void test_a_model_without_its_head(void **state) {
+    (void)state;
+    struct temporary_folder folder = folder_with(COPY_HEADLESS, (struct edit){0});
+    struct fixture *whole = fixture_loaded(FIXTURE "/config.json", FIXTURE, 0);
+    struct fixture *headless = fixture_loaded(FIXTURE "/config.json", folder.path, 0);
+    const struct weights *a = &whole->weights, *b = &headless->weights;
+    const struct model_shape *shape = &whole->config.shape;
+    size_t table = (size_t)shape->vocab * (size_t)shape->hidden * sizeof *a->embedding;
+    size_t before = (size_t)((const char *)a->lm_head - (const char *)a->data), after = before + table;
+    assert_int_equal(a->bytes, b->bytes);
+    assert_memory_equal(a->data, b->data, before);
+    assert_memory_equal(b->lm_head, b->embedding, table);
+    assert_memory_equal((const char *)a->data + after, (const char *)b->data + after, a->bytes - after);
+    fixture_destroy(whole);
+    fixture_destroy(headless);
+    folder_remove(&folder);
+}
+
 static void test_unused_tensors_are_told(void **state) {
     (void)state;
     struct fixture *fixture = fixture_create(FIXTURE "/config.json");
@@ -530,6 +553,7 @@ int main(void) {
         cmocka_unit_test(test_host_writable_weights_are_read_in_place),
         cmocka_unit_test(test_wrong_tensors_are_refused),
         cmocka_unit_test(test_tied_embeddings_ignore_an_lm_head),
+        cmocka_unit_test(test_a_model_without_its_head),
         cmocka_unit_test(test_unused_tensors_are_told),
         cmocka_unit_test(test_device_failures_leave_nothing_behind),
         cmocka_unit_test(test_dummy_weights_equal_the_python_script),
