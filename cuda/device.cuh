@@ -50,6 +50,7 @@ struct device {
     cudaEvent_t read_ends[2];  // owned: of the copies of read_begin
     uint32_t *decode_arrivals; // of paged_decode, 0 between launches, owned, device memory
     uint32_t *prefill_claims;  // of paged_prefill, 0 between launches, owned, device memory
+    uint32_t *route_arrivals;  // of route_rows, 0 between launches, owned, device memory
     float *rope;               // [head_dim / 2] theta^(-2i / head_dim) of the prepared shape, owned, device memory
 };
 

@@ -1,6 +1,7 @@
 /* The device: its creation, memory and copies. */
 #include "cuda/device.cuh"
 
+#include "cuda/experts.cuh"
 #include "cuda/ops.cuh"
 
 #include <math.h>
@@ -19,17 +20,15 @@ static bool check_shape(const struct model_shape *shape, struct error *err) {
     const struct {
         const char *name;
         int32_t value;
-    } widths[] = {
-        {"hidden_size", shape->hidden}, {"intermediate_size", shape->intermediate}, {"vocab_size", shape->vocab}};
+    } widths[] = {{"hidden_size", shape->hidden},
+                  {"intermediate_size", shape->intermediate},
+                  {"vocab_size", shape->vocab},
+                  {"moe_intermediate_size", shape->expert_intermediate}};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; ++i) {
         if (widths[i].value % 8 != 0)
             return fail(err, ERR_INVALID, "%s is %d; the CUDA backend takes multiples of 8", widths[i].name,
                         widths[i].value);
     }
-    if (shape->n_experts > 0)
-        return fail(err, ERR_INVALID,
-                    "num_experts is %d; the CUDA backend has no mixture of experts yet: use --device cpu",
-                    shape->n_experts);
     if (shape->head_dim != 64 && shape->head_dim != 128)
         return fail(err, ERR_INVALID, "head_dim is %d; the CUDA backend takes 64 or 128", shape->head_dim);
     return true;
@@ -93,7 +92,7 @@ static bool device_init(struct device *device, struct error *err) {
     if (!device->plans) return fail(err, ERR_MEMORY, "no memory for %d plans of products", GEMM_PLANS);
     return rmsnorm_qkv_configure(device, err) && rmsnorm_qkv_thin_configure(err) && mlp_thin_configure(err) &&
            gemm_configure(err) && paged_decode_configure(device, err) && paged_prefill_configure(device, err) &&
-           gemm_wgmma_configure(device, err) && mlp_wide_configure(device, err);
+           gemm_wgmma_configure(device, err) && mlp_wide_configure(device, err) && experts_configure(device, err);
 }
 
 extern "C" int cuda_device_count(void) {
@@ -132,6 +131,7 @@ void cuda_device_destroy(struct device *device) {
     cudaFree(device->rope);
     cudaFree(device->decode_arrivals);
     cudaFree(device->prefill_claims);
+    cudaFree(device->route_arrivals);
     for (cudaEvent_t event : device->read_ends) {
         if (event) cudaEventDestroy(event);
     }

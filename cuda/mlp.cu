@@ -1,5 +1,6 @@
 #include "cuda/mlp.cuh"
 
+#include "cuda/experts.cuh"
 #include "cuda/gemm.cuh"
 #include "cuda/gemm_wgmma.cuh"
 #include "cuda/launch.cuh"
@@ -50,6 +51,7 @@ static bool gate_up_separate(const struct context *ctx, const struct weights *we
 
 /* The residual sum stays float32. */
 bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
+    if (weights->layers[layer].router) return cuda_experts(ctx, weights, layer, err);
     auto gate_up = ctx->batch.n_rows <= GEMM_THIN_ROWS                   ? mlp_gate_up_thin
                    : mlp_gate_up_wide_pays(ctx, &weights->layers[layer]) ? mlp_gate_up_wide
                                                                          : gate_up_separate;

@@ -1,11 +1,13 @@
 /* paged_attention: sequences [0, n_decode) go to the decode kernel, the rest to the prefill kernel. */
 #include "cuda/paged_attention.cuh"
 
+#include "cuda/experts.cuh"
 #include "cuda/ops.cuh"
 
 size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
-    (void)limits;
-    return paged_decode_workspace_bytes(shape);
+    size_t of_decode = paged_decode_workspace_bytes(shape);
+    size_t of_experts = expert_routing_at(NULL, shape, limits->max_rows).bytes;
+    return of_decode > of_experts ? of_decode : of_experts; // one op after the other
 }
 
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err) {

@@ -135,23 +135,26 @@ static void check_dense_layer(const struct target *target) {
     rig_destroy(rig);
 }
 
-/* A row alone, and among others that want its experts too: the same bits on the CPU. On CUDA rows up to 16 and more
- * than these are summed by different kernels. */
+/* A row alone, and among others that want its experts too: the same bits. On CUDA up to 64 rows and more than these are
+ * summed by different kernels, each in one order. */
 static void check_company(const struct target *target) {
     if (!target->fused) return;
     struct rig_options options = options_with(16, 4);
     struct rig *rig = rig_create(target, &options);
     size_t row_bytes = (size_t)rig->shape.hidden * sizeof(float);
-    prepare_rows(rig, 1);
-    float *alone = run_mlp(rig, 1);
-    for (size_t i = 1; i < sizeof row_counts / sizeof *row_counts; ++i) {
-        prepare_rows(rig, row_counts[i]); // position 0 of the same content
-        float *together = run_mlp(rig, 1);
-        if (memcmp(alone, together, row_bytes) != 0)
-            fail_msg("%s: a row is other bits among %d rows than alone", target->label, row_counts[i]);
-        free(together);
+    float *first = NULL;
+    bool many = false;
+    for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; ++i) {
+        prepare_rows(rig, row_counts[i]); // row 0 is position 0 of the same content
+        float *got = run_mlp(rig, 1);
+        bool changes = !target->cpu_isa && row_counts[i] > 64 && !many;
+        if (first && !changes && memcmp(first, got, row_bytes) != 0)
+            fail_msg("%s: a row is other bits among %d rows than among fewer", target->label, row_counts[i]);
+        many |= changes;
+        free(first);
+        first = got;
     }
-    free(alone);
+    free(first);
     rig_destroy(rig);
 }
 

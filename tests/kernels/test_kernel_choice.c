@@ -322,6 +322,7 @@ static void check_refusal(const struct target *target) {
         {"hidden_size is 188", offsetof(struct model_shape, hidden), 188, true},
         {"intermediate_size is 356", offsetof(struct model_shape, intermediate), 356, true},
         {"vocab_size is 1001", offsetof(struct model_shape, vocab), 1001, true},
+        {"moe_intermediate_size is 36", offsetof(struct model_shape, expert_intermediate), 36, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
         if (cases[i].cuda_only && !is_cuda) continue;
