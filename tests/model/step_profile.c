@@ -91,13 +91,14 @@ int main(int argc, char **argv) {
     if (n_targets == 0) return 1;
     struct context_limits limits = {.max_rows = max_rows, .max_seqs = batch, .block_size = 16};
     struct demo *demo = demo_open_shape(&targets[which], argv[1], limits, context + 16);
-    int32_t vocab = demo->config.shape.vocab, *tokens = malloc((size_t)context * sizeof *tokens);
-    for (int32_t i = 0; i < context; ++i) tokens[i] = (int32_t)((int64_t)i * 7919 % vocab);
+    /* Sequence s begins at token s: rows of a mixture of experts go to different ones. */
+    int32_t vocab = demo->config.shape.vocab, *tokens = malloc((size_t)(context + batch) * sizeof *tokens);
+    for (int32_t i = 0; i < context + batch; ++i) tokens[i] = (int32_t)((int64_t)i * 7919 % vocab);
     double prefill_began = now_us();
     for (int32_t s = 0; s < batch; ++s) {
         for (int32_t start = 0; start < context - 1; start += max_rows) {
             int32_t n = context - 1 - start < max_rows ? context - 1 - start : max_rows;
-            struct batch_sequence seq = {.tokens = tokens + start, .start = start, .n_rows = n};
+            struct batch_sequence seq = {.tokens = tokens + s + start, .start = start, .n_rows = n};
             demo_prepare(demo, &seq, 1, &s);
             call_ops(demo, ALL & ~(1 << HEAD) & ~(1 << SAMPLE));
             rig_must(demo->ctx->ops->synchronize(demo->ctx->device, &err),
@@ -108,8 +109,8 @@ int main(int argc, char **argv) {
     struct batch_sequence *seqs = calloc((size_t)batch, sizeof *seqs);
     int32_t *places = calloc((size_t)batch, sizeof *places);
     for (int32_t s = 0; s < batch; ++s) {
-        seqs[s] =
-            (struct batch_sequence){.tokens = tokens + context - 1, .start = context - 1, .n_rows = 1, .sample = true};
+        seqs[s] = (struct batch_sequence){
+            .tokens = tokens + s + context - 1, .start = context - 1, .n_rows = 1, .sample = true};
         places[s] = s;
     }
     demo_prepare(demo, seqs, batch, places);
