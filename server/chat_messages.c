@@ -1,36 +1,9 @@
 #include "server/chat_messages.h"
 
+#include "server/json_place.h"
 #include "server/json_text.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-
-/* Where in the request a value stands: "messages[2]" and then ".content". */
-struct place {
-    char text[48];
-};
-
-__attribute__((format(printf, 1, 2))) static struct place place_of(const char *format, ...) {
-    struct place place;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(place.text, sizeof place.text, format, arguments);
-    va_end(arguments);
-    return place;
-}
-
-static bool refuse(struct error *err, const struct place *place, const char *key, const char *message) {
-    struct place whole = place_of("%s%s", place->text, key);
-    return fail_param(err, ERR_INVALID, whole.text, "%s %s.", whole.text, message);
-}
-
-static bool refuse_kind(struct error *err, const struct place *place, const char *key, struct json_text value,
-                        const char *wanted) {
-    struct place whole = place_of("%s%s", place->text, key);
-    return fail_param(err, ERR_INVALID, whole.text, "%s is %s, but must be %s.", whole.text, json_text_kind_name(value),
-                      wanted);
-}
 
 /* Absent and null are the same: not given. */
 static bool find_given(struct json_text object, const char *key, struct json_text *value) {
@@ -69,27 +42,29 @@ static bool allocate_items(struct json_text array, size_t item_size, void **item
     return *items || fail(err, ERR_MEMORY, "No memory for %zu elements of an array.", count);
 }
 
-static bool read_part(struct json_text part, const struct place *place, struct string_builder *builder,
+static bool read_part(struct json_text part, const struct json_place *place, struct string_builder *builder,
                       struct error *err) {
     struct json_text type, text;
-    if (json_text_kind(part) != JSON_OBJECT) return refuse_kind(err, place, "", part, "an object with type and text");
+    if (json_text_kind(part) != JSON_OBJECT)
+        return json_place_refuse_kind(err, place, "", part, "an object with type and text");
     if (!json_text_find(part, "type", &type) || json_text_kind(type) != JSON_STRING)
-        return refuse(err, place, ".type", "must be given as \"text\"");
+        return json_place_refuse(err, place, ".type", "must be given as \"text\"");
     if (!json_text_equals(type, "text"))
-        return refuse(err, place, ".type", "is not \"text\": this server reads text only, no images, audio or files");
-    if (!json_text_find(part, "text", &text)) return refuse(err, place, ".text", "is missing");
-    if (json_text_kind(text) != JSON_STRING) return refuse_kind(err, place, ".text", text, "a string");
+        return json_place_refuse(err, place, ".type",
+                                 "is not \"text\": this server reads text only, no images, audio or files");
+    if (!json_text_find(part, "text", &text)) return json_place_refuse(err, place, ".text", "is missing");
+    if (json_text_kind(text) != JSON_STRING) return json_place_refuse_kind(err, place, ".text", text, "a string");
     json_text_decode(text, builder);
     return true;
 }
 
-static bool read_parts(struct json_text parts, const struct place *message, struct chat_text *content,
+static bool read_parts(struct json_text parts, const struct json_place *message, struct chat_text *content,
                        struct error *err) {
     struct string_builder builder = {0};
     struct json_cursor cursor = {0};
     struct json_text part;
     for (int32_t i = 0; json_text_next(parts, &cursor, &part); i++) {
-        struct place place = place_of("%s.content[%d]", message->text, i);
+        struct json_place place = json_place_of("%s.content[%d]", message->text, i);
         if (i > 0) string_builder_append_text(&builder, "\n");
         if (!read_part(part, &place, &builder, err)) {
             string_builder_finish(&builder);
@@ -99,7 +74,8 @@ static bool read_parts(struct json_text parts, const struct place *message, stru
     return take_text(&builder, content, err);
 }
 
-static bool read_role(struct json_text object, const struct place *place, enum chat_role *role, struct error *err) {
+static bool read_role(struct json_text object, const struct json_place *place, enum chat_role *role,
+                      struct error *err) {
     static const struct {
         const char *name;
         enum chat_role role;
@@ -109,31 +85,31 @@ static bool read_role(struct json_text object, const struct place *place, enum c
                  {"assistant", CHAT_ASSISTANT},
                  {"tool", CHAT_TOOL}};
     struct json_text value;
-    if (!json_text_find(object, "role", &value)) return refuse(err, place, ".role", "is missing");
-    if (json_text_kind(value) != JSON_STRING) return refuse_kind(err, place, ".role", value, "a string");
+    if (!json_text_find(object, "role", &value)) return json_place_refuse(err, place, ".role", "is missing");
+    if (json_text_kind(value) != JSON_STRING) return json_place_refuse_kind(err, place, ".role", value, "a string");
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
         if (!json_text_equals(value, roles[i].name)) continue;
         *role = roles[i].role;
         return true;
     }
-    return refuse(err, place, ".role", "must be system, developer, user, assistant or tool");
+    return json_place_refuse(err, place, ".role", "must be system, developer, user, assistant or tool");
 }
 
-static bool read_content(struct json_text object, const struct place *place, struct chat_message *message,
+static bool read_content(struct json_text object, const struct json_place *place, struct chat_message *message,
                          struct error *err) {
     struct json_text value;
     if (!find_given(object, "content", &value)) {
         if (message->role == CHAT_ASSISTANT) return true;
-        return refuse(err, place, ".content", "must be a string or an array of text parts");
+        return json_place_refuse(err, place, ".content", "must be a string or an array of text parts");
     }
     if (json_text_kind(value) == JSON_STRING) return read_string(value, &message->content, err);
     if (json_text_kind(value) == JSON_ARRAY) return read_parts(value, place, &message->content, err);
-    return refuse_kind(err, place, ".content", value, "a string or an array of text parts");
+    return json_place_refuse_kind(err, place, ".content", value, "a string or an array of text parts");
 }
 
 /* Clients send the arguments of a call as a string of JSON; the templates write the object it spells. An empty one is
  * what some send for a function without parameters. A string that spells no object is kept: some model made it. */
-static bool read_arguments(struct json_text string, struct chat_text *arguments, struct error *err) {
+bool chat_arguments_read(struct json_text string, struct chat_text *arguments, struct error *err) {
     struct chat_text text = {0};
     struct json_text value;
     struct error fault;
@@ -149,51 +125,55 @@ static bool read_arguments(struct json_text string, struct chat_text *arguments,
     return dumped;
 }
 
-static bool read_tool_call(struct json_text object, const struct place *place, struct chat_tool_call *call,
+static bool read_tool_call(struct json_text object, const struct json_place *place, struct chat_tool_call *call,
                            struct error *err) {
     struct json_text function, name, arguments;
-    if (json_text_kind(object) != JSON_OBJECT) return refuse_kind(err, place, "", object, "an object with a function");
-    if (!json_text_find(object, "function", &function)) return refuse(err, place, ".function", "is missing");
-    if (json_text_kind(function) != JSON_OBJECT) return refuse_kind(err, place, ".function", function, "an object");
-    if (!json_text_find(function, "name", &name)) return refuse(err, place, ".function.name", "is missing");
-    if (json_text_kind(name) != JSON_STRING) return refuse_kind(err, place, ".function.name", name, "a string");
+    if (json_text_kind(object) != JSON_OBJECT)
+        return json_place_refuse_kind(err, place, "", object, "an object with a function");
+    if (!json_text_find(object, "function", &function)) return json_place_refuse(err, place, ".function", "is missing");
+    if (json_text_kind(function) != JSON_OBJECT)
+        return json_place_refuse_kind(err, place, ".function", function, "an object");
+    if (!json_text_find(function, "name", &name)) return json_place_refuse(err, place, ".function.name", "is missing");
+    if (json_text_kind(name) != JSON_STRING)
+        return json_place_refuse_kind(err, place, ".function.name", name, "a string");
     if (!json_text_find(function, "arguments", &arguments))
-        return refuse(err, place, ".function.arguments", "is missing");
+        return json_place_refuse(err, place, ".function.arguments", "is missing");
     if (!read_string(name, &call->name, err)) return false;
-    if (json_text_kind(arguments) == JSON_STRING) return read_arguments(arguments, &call->arguments, err);
+    if (json_text_kind(arguments) == JSON_STRING) return chat_arguments_read(arguments, &call->arguments, err);
     if (json_text_kind(arguments) == JSON_OBJECT) return dump_json(arguments, &call->arguments, err);
-    return refuse_kind(err, place, ".function.arguments", arguments, "a string of JSON or an object");
+    return json_place_refuse_kind(err, place, ".function.arguments", arguments, "a string of JSON or an object");
 }
 
-static bool read_tool_calls(struct json_text object, const struct place *message_place, struct chat_message *message,
-                            struct error *err) {
+static bool read_tool_calls(struct json_text object, const struct json_place *message_place,
+                            struct chat_message *message, struct error *err) {
     struct json_text calls, call;
     struct json_cursor cursor = {0};
     void *items;
     if (!find_given(object, "tool_calls", &calls)) return true;
-    if (json_text_kind(calls) != JSON_ARRAY) return refuse_kind(err, message_place, ".tool_calls", calls, "an array");
+    if (json_text_kind(calls) != JSON_ARRAY)
+        return json_place_refuse_kind(err, message_place, ".tool_calls", calls, "an array");
     if (!allocate_items(calls, sizeof *message->tool_calls, &items, err)) return false;
     message->tool_calls = items;
     while (json_text_next(calls, &cursor, &call)) {
-        struct place place = place_of("%s.tool_calls[%d]", message_place->text, message->n_tool_calls);
+        struct json_place place = json_place_of("%s.tool_calls[%d]", message_place->text, message->n_tool_calls);
         if (!read_tool_call(call, &place, &message->tool_calls[message->n_tool_calls++], err)) return false;
     }
     return true;
 }
 
-static bool read_message(struct json_text object, const struct place *place, struct chat_message *message,
+static bool read_message(struct json_text object, const struct json_place *place, struct chat_message *message,
                          struct error *err) {
     struct json_text reasoning;
     static const char *const reasoning_keys[] = {"reasoning_content", "reasoning"};
     if (json_text_kind(object) != JSON_OBJECT)
-        return refuse_kind(err, place, "", object, "an object with role and content");
+        return json_place_refuse_kind(err, place, "", object, "an object with role and content");
     if (!read_role(object, place, &message->role, err) || !read_content(object, place, message, err)) return false;
     if (message->role != CHAT_ASSISTANT) return true;
     for (int i = 0; i < 2 && message->reasoning_content.data == NULL; i++) {
         if (!find_given(object, reasoning_keys[i], &reasoning)) continue;
         if (json_text_kind(reasoning) != JSON_STRING) {
-            struct place key = place_of(".%s", reasoning_keys[i]);
-            return refuse_kind(err, place, key.text, reasoning, "a string");
+            struct json_place key = json_place_of(".%s", reasoning_keys[i]);
+            return json_place_refuse_kind(err, place, key.text, reasoning, "a string");
         }
         if (!read_string(reasoning, &message->reasoning_content, err)) return false;
     }
@@ -201,48 +181,52 @@ static bool read_message(struct json_text object, const struct place *place, str
 }
 
 static bool read_messages(struct json_text request, struct chat *chat, struct error *err) {
-    const struct place place = {"messages"};
+    const struct json_place place = {"messages"};
     struct json_text messages, message;
     struct json_cursor cursor = {0};
     void *items;
-    if (!json_text_find(request, "messages", &messages)) return refuse(err, &place, "", "is missing");
-    if (json_text_kind(messages) != JSON_ARRAY) return refuse_kind(err, &place, "", messages, "an array of messages");
+    if (!json_text_find(request, "messages", &messages)) return json_place_refuse(err, &place, "", "is missing");
+    if (json_text_kind(messages) != JSON_ARRAY)
+        return json_place_refuse_kind(err, &place, "", messages, "an array of messages");
     if (!allocate_items(messages, sizeof *chat->messages, &items, err)) return false;
     chat->messages = items;
     while (json_text_next(messages, &cursor, &message)) {
-        struct place element = place_of("messages[%d]", chat->n_messages);
+        struct json_place element = json_place_of("messages[%d]", chat->n_messages);
         if (!read_message(message, &element, &chat->messages[chat->n_messages++], err)) return false;
     }
-    return chat->n_messages > 0 || refuse(err, &place, "", "is empty, but must hold at least one message");
+    return chat->n_messages > 0 || json_place_refuse(err, &place, "", "is empty, but must hold at least one message");
 }
 
-static bool read_tool(struct json_text tool, const struct place *place, struct chat_text *text, bool *is_strict,
+static bool read_tool(struct json_text tool, const struct json_place *place, struct chat_text *text, bool *is_strict,
                       struct error *err) {
     struct json_text type, function, name, strict;
-    if (json_text_kind(tool) != JSON_OBJECT) return refuse_kind(err, place, "", tool, "an object with a function");
+    if (json_text_kind(tool) != JSON_OBJECT)
+        return json_place_refuse_kind(err, place, "", tool, "an object with a function");
     if (json_text_find(tool, "type", &type) &&
         (json_text_kind(type) != JSON_STRING || !json_text_equals(type, "function")))
-        return refuse(err, place, ".type", "must be \"function\"");
-    if (!json_text_find(tool, "function", &function)) return refuse(err, place, ".function", "is missing");
-    if (json_text_kind(function) != JSON_OBJECT) return refuse_kind(err, place, ".function", function, "an object");
-    if (!json_text_find(function, "name", &name)) return refuse(err, place, ".function.name", "is missing");
-    if (json_text_kind(name) != JSON_STRING) return refuse_kind(err, place, ".function.name", name, "a string");
+        return json_place_refuse(err, place, ".type", "must be \"function\"");
+    if (!json_text_find(tool, "function", &function)) return json_place_refuse(err, place, ".function", "is missing");
+    if (json_text_kind(function) != JSON_OBJECT)
+        return json_place_refuse_kind(err, place, ".function", function, "an object");
+    if (!json_text_find(function, "name", &name)) return json_place_refuse(err, place, ".function.name", "is missing");
+    if (json_text_kind(name) != JSON_STRING)
+        return json_place_refuse_kind(err, place, ".function.name", name, "a string");
     if (json_text_find(function, "strict", &strict) && json_text_kind(strict) == JSON_BOOL)
         *is_strict |= strict.data[0] == 't';
     return dump_json(tool, text, err);
 }
 
 static bool read_tools(struct json_text request, struct chat *chat, struct error *err) {
-    const struct place place = {"tools"};
+    const struct json_place place = {"tools"};
     struct json_text tools, tool;
     struct json_cursor cursor = {0};
     void *items;
     if (!find_given(request, "tools", &tools)) return true;
-    if (json_text_kind(tools) != JSON_ARRAY) return refuse_kind(err, &place, "", tools, "an array of tools");
+    if (json_text_kind(tools) != JSON_ARRAY) return json_place_refuse_kind(err, &place, "", tools, "an array of tools");
     if (!allocate_items(tools, sizeof *chat->tools, &items, err)) return false;
     chat->tools = items;
     while (json_text_next(tools, &cursor, &tool)) {
-        struct place element = place_of("tools[%d]", chat->n_tools);
+        struct json_place element = json_place_of("tools[%d]", chat->n_tools);
         if (!read_tool(tool, &element, &chat->tools[chat->n_tools++], &chat->has_strict_tools, err)) return false;
     }
     return true;

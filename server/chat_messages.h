@@ -11,6 +11,7 @@
 
 #include "engine/error.h"
 #include "server/chat_template.h"
+#include "server/json_text.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,5 +20,8 @@
  * ends strings at \u0000. The body is checked again as strict JSON. Fills a zeroed chat: thinking stays default,
  * add_generation_prompt becomes true. On failure the chat is finished already. */
 bool chat_messages_read(const char *body, size_t length, struct chat *chat, struct error *err);
+
+/* The arguments of a call from the JSON string that spells them. */
+bool chat_arguments_read(struct json_text string, struct chat_text *arguments, struct error *err);
 
 #endif
