@@ -62,8 +62,30 @@ void answer_finish(struct answer *answer) {
     answer_parser_finish(&answer->parser);
 }
 
+/* Where the next token stands among those of a call; only where there may be calls. */
+static bool is_in_call(const struct answer *answer, int32_t token) {
+    const struct tokenizer *tokenizer = answer->server->tokenizer;
+    return answer->parser.form.has_calls &&
+           (answer->counts_call || token == tokenizer_find_added(tokenizer, "<tool_call>"));
+}
+
+bool answer_is_content(const struct answer *answer, int32_t token) {
+    const struct tokenizer *tokenizer = answer->server->tokenizer;
+    struct reasoning_count count = answer->reasoning_tokens;
+    reasoning_count_take(&count, tokenizer, token);
+    bool is_reasoning = count.phase != ANSWER_IN_CONTENT || answer->reasoning_tokens.phase == ANSWER_IN_REASONING;
+    bool is_form = answer->counts_line_breaks && reasoning_is_line_breaks(tokenizer, token);
+    return !is_reasoning && !is_form && !is_in_call(answer, token) && !tokenizer_is_special(tokenizer, token);
+}
+
 void answer_count_token(struct answer *answer, int32_t token) {
-    reasoning_count_take(&answer->reasoning_tokens, answer->server->tokenizer, token);
+    const struct tokenizer *tokenizer = answer->server->tokenizer;
+    bool was_reasoning = answer->reasoning_tokens.phase == ANSWER_IN_REASONING;
+    reasoning_count_take(&answer->reasoning_tokens, tokenizer, token);
+    bool is_closed = was_reasoning && answer->reasoning_tokens.phase == ANSWER_IN_CONTENT;
+    answer->counts_line_breaks =
+        is_closed || (answer->counts_line_breaks && reasoning_is_line_breaks(tokenizer, token));
+    answer->counts_call = is_in_call(answer, token) && token != tokenizer_find_added(tokenizer, "</tool_call>");
 }
 
 bool answer_push(struct answer *answer, struct string_builder *text) {

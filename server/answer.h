@@ -56,6 +56,8 @@ struct answer {
     enum error_code failure;
 
     struct reasoning_count reasoning_tokens;
+    bool counts_call;        // the tokens that come are those of a call
+    bool counts_line_breaks; // those that the form has behind reasoning
 };
 
 /* The answer must stay where it is until answer_finish. */
@@ -64,6 +66,8 @@ void answer_finish(struct answer *answer);
 
 /* Every token of the answer but the one that ends it. */
 void answer_count_token(struct answer *answer, int32_t token);
+/* Whether the next token, not counted yet, is one of content: by ids, as reasoning_count.h has it. */
+bool answer_is_content(const struct answer *answer, int32_t token);
 
 /* Takes all of text and empties it. True: the answer is complete, though the model might go on. */
 bool answer_push(struct answer *answer, struct string_builder *text);

@@ -49,22 +49,37 @@ static bool find(struct json_text object, const char *key, struct json_text *val
     return json_text_find(object, key, value) && json_text_kind(*value) != JSON_NULL;
 }
 
-bool answer_grammar_read_format(struct answer_grammar *grammar, struct json_text value, struct error *err) {
-    static const char field[] = "response_format";
-    struct json_text type, format, schema;
+/* The fields of a format in one of OpenAI's APIs, for messages. */
+struct format_names {
+    const char *format, *type, *holder, *schema;
+};
+
+/* json_schema's members stand in holder, or, where that is NULL, beside the type. */
+static bool read_format(struct answer_grammar *grammar, const struct format_names *names, struct json_text value,
+                        const char *holder, struct error *err) {
+    struct json_text type, format = value, schema;
     if (json_text_kind(value) != JSON_OBJECT || !find(value, "type", &type) || json_text_kind(type) != JSON_STRING)
-        return fail_param(err, ERR_INVALID, field, "response_format must be an object with a type");
+        return fail_param(err, ERR_INVALID, names->format, "%s must be an object with a type", names->format);
     if (json_text_equals(type, "text")) return true;
     if (json_text_equals(type, "json_object"))
-        return ask(grammar, field, GRAMMAR_JSON_OBJECT, &(struct string_builder){0}, err);
+        return ask(grammar, names->format, GRAMMAR_JSON_OBJECT, &(struct string_builder){0}, err);
     if (!json_text_equals(type, "json_schema"))
-        return fail_param(err, ERR_INVALID, "response_format.type",
-                          "response_format.type must be text, json_object or json_schema");
-    if (!find(value, "json_schema", &format) || json_text_kind(format) != JSON_OBJECT ||
-        !find(format, "schema", &schema) || !is_schema(schema))
-        return fail_param(err, ERR_INVALID, "response_format.json_schema",
-                          "response_format.json_schema must be an object with a schema");
-    return ask_with(grammar, "response_format.json_schema.schema", GRAMMAR_JSON_SCHEMA, schema, err);
+        return fail_param(err, ERR_INVALID, names->type, "%s must be text, json_object or json_schema", names->type);
+    bool has_holder = holder == NULL || (find(value, holder, &format) && json_text_kind(format) == JSON_OBJECT);
+    if (!has_holder || !find(format, "schema", &schema) || !is_schema(schema))
+        return fail_param(err, ERR_INVALID, names->holder, "%s must be an object with a schema", names->holder);
+    return ask_with(grammar, names->schema, GRAMMAR_JSON_SCHEMA, schema, err);
+}
+
+bool answer_grammar_read_format(struct answer_grammar *grammar, struct json_text value, struct error *err) {
+    static const struct format_names names = {"response_format", "response_format.type", "response_format.json_schema",
+                                              "response_format.json_schema.schema"};
+    return read_format(grammar, &names, value, "json_schema", err);
+}
+
+bool answer_grammar_read_text_format(struct answer_grammar *grammar, struct json_text value, struct error *err) {
+    static const struct format_names names = {"text.format", "text.format.type", "text.format", "text.format.schema"};
+    return read_format(grammar, &names, value, NULL, err);
 }
 
 bool answer_grammar_read_output_format(struct answer_grammar *grammar, struct json_text value, struct error *err) {

@@ -27,8 +27,10 @@ struct answer_grammar {
     size_t length;
 };
 
-/* The value of response_format, or of structured_outputs. A request may ask once: ERR_INVALID when it did before. */
+/* The value of response_format, of text.format, or of structured_outputs. A request may ask once: ERR_INVALID when it
+ * did before. */
 bool answer_grammar_read_format(struct answer_grammar *grammar, struct json_text value, struct error *err);
+bool answer_grammar_read_text_format(struct answer_grammar *grammar, struct json_text value, struct error *err);
 bool answer_grammar_read_structured(struct answer_grammar *grammar, struct json_text value, struct error *err);
 /* The value of Anthropic's output_config.format. */
 bool answer_grammar_read_output_format(struct answer_grammar *grammar, struct json_text value, struct error *err);

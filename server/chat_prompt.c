@@ -36,21 +36,25 @@ static void open_final_turn(struct string_builder *prompt) {
     prompt->length -= length;
 }
 
+bool chat_prompt_render(struct server *server, struct chat *chat, struct openai_request *request,
+                        struct chat_prompt *prompt, struct error *err) {
+    chat->family = server->family;
+    chat->thinking = request->thinking;
+    if (request->no_generation_prompt || request->continues_final) chat->add_generation_prompt = false;
+    choose_tools(request, chat);
+    bool ok = check_thinking(server, request, err) && chat_template_render(chat, &prompt->text, err);
+    if (ok && request->continues_final) open_final_turn(&prompt->text);
+    ok = ok && tokenizer_encode(server->tokenizer, prompt->text.data, prompt->text.length, &prompt->ids, err);
+    return_tools(request, chat);
+    chat_finish(chat);
+    return ok;
+}
+
 bool chat_prompt_make(struct server *server, const struct openai_source *source, struct openai_request *request,
                       struct chat_prompt *prompt, struct error *err) {
     struct chat chat = {0};
-    if (!check_thinking(server, request, err)) return false;
-    if (!chat_messages_read(source->body, source->length, &chat, err)) return false;
-    chat.family = server->family;
-    chat.thinking = request->thinking;
-    if (request->no_generation_prompt || request->continues_final) chat.add_generation_prompt = false;
-    choose_tools(request, &chat);
-    bool ok = chat_template_render(&chat, &prompt->text, err);
-    if (ok && request->continues_final) open_final_turn(&prompt->text);
-    ok = ok && tokenizer_encode(server->tokenizer, prompt->text.data, prompt->text.length, &prompt->ids, err);
-    return_tools(request, &chat);
-    chat_finish(&chat);
-    return ok;
+    return chat_messages_read(source->body, source->length, &chat, err) &&
+           chat_prompt_render(server, &chat, request, prompt, err);
 }
 
 void chat_prompt_finish(struct chat_prompt *prompt) {

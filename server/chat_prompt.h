@@ -4,6 +4,7 @@
 
 #include "engine/error.h"
 #include "engine/tokenizer.h"
+#include "server/chat_template.h"
 #include "server/openai_request.h"
 #include "server/string_builder.h"
 
@@ -20,6 +21,9 @@ struct chat_prompt {
  * prompt is zeroed, and chat_prompt_finish frees it whether this succeeds or not. */
 bool chat_prompt_make(struct server *server, const struct openai_source *source, struct openai_request *request,
                       struct chat_prompt *prompt, struct error *err);
+/* The same of a chat that was read already; it is finished in any case. */
+bool chat_prompt_render(struct server *server, struct chat *chat, struct openai_request *request,
+                        struct chat_prompt *prompt, struct error *err);
 void chat_prompt_finish(struct chat_prompt *prompt);
 
 #endif

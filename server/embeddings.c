@@ -167,7 +167,8 @@ static bool submit(struct embeddings *embeddings, int32_t index, struct error *e
 
 /* Deferred last: until then no one but us can end it. */
 static bool start(struct embeddings *embeddings, struct http_request *http, struct error *err) {
-    const struct stream_options options = {.request = http,
+    const struct stream_options options = {.wake = http_wake_user,
+                                           .user = http,
                                            .n_choices = embeddings->request.n_prompts,
                                            .id = embeddings->id,
                                            .endpoint = "/v1/embeddings",

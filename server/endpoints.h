@@ -10,6 +10,11 @@ void completions_post(struct server *server, struct http_request *http);      //
 void embeddings_post(struct server *server, struct http_request *http);       // embeddings.c
 void messages_post(struct server *server, struct http_request *http);         // messages.c
 void messages_count_post(struct server *server, struct http_request *http);
+void responses_post(struct server *server, struct http_request *http); // responses.c
+void response_get(struct server *server, struct http_request *http);
+void response_delete(struct server *server, struct http_request *http);
+void response_cancel_post(struct server *server, struct http_request *http);
+void response_input_items_get(struct server *server, struct http_request *http);
 void chat_render_post(struct server *server, struct http_request *http); // tokenize.c
 void tokenize_post(struct server *server, struct http_request *http);
 void detokenize_post(struct server *server, struct http_request *http);

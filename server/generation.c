@@ -51,7 +51,7 @@ static void respond(struct generation *generation, struct http_request *http) {
 
 static void advance(void *state, struct http_request *http) {
     struct generation *generation = state;
-    generation_take_tokens(generation, http);
+    generation_take_tokens(generation, http_closing(http));
     if (generation->error.code != ERR_NONE) {
         openai_respond_failure(generation->server, http, &generation->error);
         return;
@@ -75,7 +75,7 @@ static ssize_t read_out(void *state, struct http_request *http, char *buffer, si
     struct string_builder *out = &generation->out;
     if (generation->n_read == out->length && !generation->is_over) {
         out->length = generation->n_read = 0;
-        generation_take_tokens(generation, http);
+        generation_take_tokens(generation, http_closing(http));
         write_events(generation);
         if (out->length == 0 && http_is_quiet(http)) string_builder_append_text(out, ": keep-alive\n\n");
     }
@@ -99,7 +99,7 @@ static void finish_state(const struct generation_writer *writer, void *state) {
     if (writer->finish != NULL) writer->finish(state);
 }
 
-static void destroy(struct generation *generation, const char *finish) {
+void generation_destroy(struct generation *generation, const char *finish) {
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         if (generation->stream != NULL) stream_cancel(generation->stream, i, generation->server->engine);
@@ -122,7 +122,7 @@ static void destroy(struct generation *generation, const char *finish) {
 }
 
 static void finish(void *state, bool complete) {
-    destroy(state, outcome(state, complete));
+    generation_destroy(state, outcome(state, complete));
 }
 
 static const struct http_deferred deferred = {.advance = advance, .read = read_out, .finish = finish};
@@ -149,7 +149,7 @@ static void begin_with_prompt(struct generation *generation, const struct token_
     }
 }
 
-static struct generation *create(struct server *server, struct http_request *http,
+static struct generation *create(struct server *server, const struct generation_waiting *waiting,
                                  const struct generation_options *options, struct error *err) {
     int32_t n_choices = options->n_prompts * options->request->n_choices;
     size_t choices_bytes = (size_t)n_choices * sizeof(struct choice);
@@ -183,8 +183,10 @@ static struct generation *create(struct server *server, struct http_request *htt
     if (generation->request.echo) begin_with_prompt(generation, options->prompts);
     bool ends_early = answer.form.one_call;
     const struct stream_options stream = {
-        .request = http,
-        .wake_on_token = generation->request.stream || generation->request.stops.count > 0 || ends_early,
+        .wake = waiting->wake,
+        .user = waiting->user,
+        .wake_on_token =
+            waiting->on_token || generation->request.stream || generation->request.stops.count > 0 || ends_early,
         .n_choices = generation->n_choices,
         .id = generation->id,
         .endpoint = options->writer->endpoint,
@@ -195,7 +197,7 @@ static struct generation *create(struct server *server, struct http_request *htt
         generation->state = options->state; // until here it is the caller's
         return generation;
     }
-    destroy(generation, NULL);
+    generation_destroy(generation, NULL);
     return NULL;
 }
 
@@ -286,20 +288,37 @@ static bool check_lengths(struct server *server, struct http_request *http, cons
     return true;
 }
 
-void generation_start(struct server *server, struct http_request *http, const struct generation_options *options) {
+/* Submitted; NULL: answered with what went wrong. */
+static struct generation *begin(struct server *server, struct http_request *http,
+                                const struct generation_waiting *waiting, const struct generation_options *options) {
     struct error err;
     struct generation *generation = NULL;
     if (check_lengths(server, http, options)) {
-        generation = create(server, http, options, &err);
+        generation = create(server, waiting, options, &err);
         if (generation == NULL) openai_respond_failure(server, http, &err);
     }
     if (generation == NULL) {
         finish_state(options->writer, options->state);
-        return;
+        return NULL;
     }
+    if (submit_all(generation, options->prompts, &err)) return generation;
+    openai_respond_failure(server, http, &err);
+    generation_destroy(generation, NULL);
+    return NULL;
+}
+
+void generation_start(struct server *server, struct http_request *http, const struct generation_options *options) {
+    const struct generation_waiting waiting = {.wake = http_wake_user, .user = http};
+    struct generation *generation = begin(server, http, &waiting, options);
+    struct error err;
     // Deferred last: until then no one but us can end it.
-    if (!submit_all(generation, options->prompts, &err) || !http_defer(http, &deferred, generation, &err)) {
-        openai_respond_failure(server, http, &err);
-        destroy(generation, NULL);
-    }
+    if (generation == NULL || http_defer(http, &deferred, generation, &err)) return;
+    openai_respond_failure(server, http, &err);
+    generation_destroy(generation, NULL);
+}
+
+struct generation *generation_start_alone(struct server *server, struct http_request *http,
+                                          const struct generation_waiting *waiting,
+                                          const struct generation_options *options) {
+    return begin(server, http, waiting, options);
 }

@@ -30,8 +30,9 @@ struct generation_writer {
     const char *limit_name; // of the field that limits the answer's tokens, for messages
     int32_t max_new_tokens; // where the request names none; cut to what the context leaves
     enum logprobs_form logprobs;
-    bool keeps_text;    // a stream needs all text of a part when it ends
-    const void *format; // for the functions, NULL: they need none
+    bool scores_content; // of its tokens alone there are log-probabilities
+    bool keeps_text;     // a stream needs all text of a part when it ends
+    const void *format;  // for the functions, NULL: they need none
 
     /* The whole answer as one body, once all choices have ended. */
     void (*write_body)(struct generation *generation, struct string_builder *out);
@@ -59,5 +60,18 @@ struct generation_options {
 
 /* Answers, defers, or answers with what went wrong. */
 void generation_start(struct server *server, struct http_request *http, const struct generation_options *options);
+
+/* Who takes the answer of a request that no client waits for. */
+struct generation_waiting {
+    void (*wake)(void *user); // from any thread: there is something to take
+    void *user;
+    bool on_token; // false: only when all choices have finished, or one may have to be stopped
+};
+
+/* The same without a client: it is the caller's to take tokens from and to destroy (generation_state.h). NULL: http is
+ * answered with what went wrong. */
+struct generation *generation_start_alone(struct server *server, struct http_request *http,
+                                          const struct generation_waiting *waiting,
+                                          const struct generation_options *options);
 
 #endif

@@ -40,13 +40,18 @@ static bool is_complete(const struct choice *choice) {
     return choice->detokenizer.stopped || choice->answer.parser.is_done;
 }
 
+static bool is_scored(const struct generation *generation, const struct choice *choice, int32_t token) {
+    if (generation->request.n_scores == 0) return false;
+    return !generation->writer->scores_content || answer_is_content(&choice->answer, token);
+}
+
 /* Token number index of what was delivered; true when it is the last that counts. */
 static bool take_token(struct generation *generation, struct choice *choice, size_t index) {
     int32_t token = choice->delivery.tokens[index];
     arm_stops(generation, choice);
     ++choice->n_generated;
     if (generation->request.return_token_ids) generation_write_id(&choice->ids, token);
-    if (generation->request.n_scores > 0)
+    if (is_scored(generation, choice, token))
         logprobs_add(&choice->logprobs, generation->writer->logprobs, generation->server->tokenizer, token,
                      &choice->delivery.scores[index]);
     if (is_end_token(generation, token)) return false;
@@ -123,11 +128,11 @@ static void take_choice(struct generation *generation, int32_t index) {
     answer_check(&choice->answer, error_slot(generation));
 }
 
-void generation_take_tokens(struct generation *generation, struct http_request *http) {
+void generation_take_tokens(struct generation *generation, bool is_closing) {
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         if (generation->choices[i].end == CHOICE_RUNS) take_choice(generation, i);
     }
-    if (http_closing(http) && generation->n_unfinished > 0) {
+    if (is_closing && generation->n_unfinished > 0) {
         fail(error_slot(generation), ERR_UNAVAILABLE, "the server is stopping");
     }
 }

@@ -58,10 +58,16 @@ struct generation {
     struct choice choices[]; // [n_choices]
 };
 
+/* --- generation.c --- */
+
+/* Cancels what still runs and frees all; finish is how the request ended, for the log, NULL: nothing is logged. */
+void generation_destroy(struct generation *generation, const char *finish);
+
 /* --- generation_choice.c --- */
 
-/* What the engine has told of all choices since the last call; the first failure goes to generation->error. */
-void generation_take_tokens(struct generation *generation, struct http_request *http);
+/* What the engine has told of all choices since the last call; the first failure goes to generation->error. is_closing:
+ * that something still runs is one. */
+void generation_take_tokens(struct generation *generation, bool is_closing);
 /* scores NULL: the first token. */
 void generation_take_prompt_token(struct generation *generation, struct choice *choice, int32_t token,
                                   const struct token_scores *scores);

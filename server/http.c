@@ -94,12 +94,12 @@ void http_wake(struct http_request *request) {
     wake(request, false);
 }
 
-static void on_gone(void *user) {
-    wake(user, true);
+void http_wake_user(void *request) {
+    http_wake(request);
 }
 
-static void on_quiet(void *user) {
-    wake(user, false);
+static void on_gone(void *user) {
+    wake(user, true);
 }
 
 static bool is_gone(struct http_request *request) {
@@ -117,8 +117,11 @@ bool http_defer(struct http_request *request, const struct http_deferred *deferr
     assert(request->deferred == NULL && request->response == NULL);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    request->watch = (struct http_watch){
-        .socket = info->connect_fd, .gone = on_gone, .quiet = on_quiet, .user = request, .active_ns = engine_now_ns()};
+    request->watch = (struct http_watch){.socket = info->connect_fd,
+                                         .gone = on_gone,
+                                         .quiet = http_wake_user,
+                                         .user = request,
+                                         .active_ns = engine_now_ns()};
     if (!http_watch_add(request->http->watcher, &request->watch, err)) return false;
     request->deferred = deferred;
     request->state = state;
@@ -141,6 +144,10 @@ const char *http_request_id(const struct http_request *request) {
 
 const char *http_header(const struct http_request *request, const char *name) {
     return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
+}
+
+const char *http_query(const struct http_request *request, const char *name) {
+    return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
 static const char *allowed_origin(const struct http_request *request) {

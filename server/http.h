@@ -60,6 +60,7 @@ bool http_wait_idle(struct http *http, int32_t timeout_ms);
 const char *http_method(const struct http_request *request);
 const char *http_path(const struct http_request *request);                     // decoded, without the query
 const char *http_header(const struct http_request *request, const char *name); // NULL when absent
+const char *http_query(const struct http_request *request, const char *name);  // of the query; NULL when absent
 /* What its answer's X-Request-Id will say; "" when none could be made. */
 const char *http_request_id(const struct http_request *request);
 /* The request comes from a page of one of cors_origins. */
@@ -102,6 +103,7 @@ bool http_defer(struct http_request *request, const struct http_deferred *deferr
 
 /* Any thread, until `finish` was called. */
 void http_wake(struct http_request *request);
+void http_wake_user(void *request); // the same, as a callback
 
 /* Nothing was sent for HTTP_QUIET_NS. */
 bool http_is_quiet(const struct http_request *request);

@@ -66,6 +66,8 @@ bool field_check_passed_over(const struct reading *reading, struct error *err);
 const struct field *embeddings_field(size_t index);
 /* And of /v1/messages. */
 const struct field *anthropic_field(size_t index);
+/* And of /v1/responses. */
+const struct field *responses_field(size_t index);
 
 void openai_prompts_clear(struct openai_request *request);
 
@@ -79,7 +81,15 @@ FIELD_READER(read_model);
 FIELD_READER(read_max_completion_tokens);
 FIELD_READER(read_stop);
 FIELD_READER(read_priority);
+FIELD_READER(read_timeout);
 FIELD_READER(read_stream);
+FIELD_READER(read_ignore_eos);
+FIELD_READER(read_thinking);
+FIELD_READER(read_template_arguments);
+FIELD_READER(read_reasoning_effort);
+FIELD_READER(read_thinking_budget);
+FIELD_READER(read_parallel_calls);
+FIELD_READER(read_tool_choice);
 FIELD_READER(read_temperature);
 FIELD_READER(read_top_p);
 FIELD_READER(read_min_p);

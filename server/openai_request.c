@@ -47,7 +47,7 @@ FIELD_READER(read_priority) {
     return field_integer(field, value, &reading->request->priority, err);
 }
 
-static FIELD_READER(read_timeout) {
+FIELD_READER(read_timeout) {
     return field_integer(field, value, &reading->request->timeout_ms, err);
 }
 
@@ -100,7 +100,7 @@ static FIELD_READER(read_stream_options) {
     return true;
 }
 
-static FIELD_READER(read_ignore_eos) {
+FIELD_READER(read_ignore_eos) {
     return field_flag(field, value, &reading->request->ignore_eos, err);
 }
 
@@ -119,12 +119,12 @@ static bool set_thinking(const struct field *field, bool on, struct reading *rea
     return true;
 }
 
-static FIELD_READER(read_thinking) {
+FIELD_READER(read_thinking) {
     bool on = false;
     return field_flag(field, value, &on, err) && set_thinking(field, on, reading, err);
 }
 
-static FIELD_READER(read_template_arguments) {
+FIELD_READER(read_template_arguments) {
     if (json_text_kind(value) != JSON_OBJECT) return field_refuse(field, value, err);
     const struct field thinking = {.name = "chat_template_kwargs.enable_thinking", .allowed = "true or false"};
     static const char *const known[] = {"enable_thinking", NULL};
@@ -134,7 +134,7 @@ static FIELD_READER(read_template_arguments) {
     return read_thinking(&thinking, enable, reading, err);
 }
 
-static FIELD_READER(read_reasoning_effort) {
+FIELD_READER(read_reasoning_effort) {
     static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
     if (json_text_kind(value) != JSON_STRING) return field_refuse(field, value, err);
     for (size_t i = 0; i < sizeof efforts / sizeof *efforts; ++i) {
@@ -143,7 +143,7 @@ static FIELD_READER(read_reasoning_effort) {
     return field_refuse(field, value, err);
 }
 
-static FIELD_READER(read_thinking_budget) {
+FIELD_READER(read_thinking_budget) {
     if (!field_integer(field, value, &reading->request->n_thinking, err)) return false;
     ++reading->request->n_thinking;
     return true;
@@ -156,14 +156,14 @@ static FIELD_READER(read_include_reasoning) {
     return true;
 }
 
-static FIELD_READER(read_parallel_calls) {
+FIELD_READER(read_parallel_calls) {
     bool parallel = true;
     if (!field_flag(field, value, &parallel, err)) return false;
     reading->request->one_call = !parallel;
     return true;
 }
 
-static FIELD_READER(read_tool_choice) {
+FIELD_READER(read_tool_choice) {
     struct openai_request *request = reading->request;
     bool is_word = json_text_kind(value) == JSON_STRING;
     request->has_no_tools = is_word && json_text_equals(value, "none");
@@ -172,11 +172,13 @@ static FIELD_READER(read_tool_choice) {
     request->named_tool = NULL;
     if (request->has_no_tools || (is_word && request->needs_call) || (is_word && json_text_equals(value, "auto")))
         return true;
-    struct json_text type, function, name;
-    bool is_function = json_text_kind(value) == JSON_OBJECT && json_text_find(value, "type", &type) &&
-                       json_text_kind(type) == JSON_STRING && json_text_equals(type, "function") &&
-                       json_text_find(value, "function", &function) && json_text_kind(function) == JSON_OBJECT &&
-                       json_text_find(function, "name", &name) && json_text_kind(name) == JSON_STRING;
+    struct json_text type, function = value, name;
+    bool is_flat = reading->source->endpoint == OPENAI_RESPONSES; // the name stands beside the type
+    bool is_function =
+        json_text_kind(value) == JSON_OBJECT && json_text_find(value, "type", &type) &&
+        json_text_kind(type) == JSON_STRING && json_text_equals(type, "function") &&
+        (is_flat || (json_text_find(value, "function", &function) && json_text_kind(function) == JSON_OBJECT)) &&
+        json_text_find(function, "name", &name) && json_text_kind(name) == JSON_STRING;
     size_t length;
     return is_function ? field_text(name, &request->named_tool, &length, err) : field_refuse(field, value, err);
 }
@@ -199,7 +201,7 @@ static FIELD_READER(read_guided) {
     return answer_grammar_read_guided(&reading->request->grammar, field->name, value, err);
 }
 
-/* By chat_messages, or anthropic_chat. */
+/* By chat_messages, anthropic_chat or responses_request. */
 FIELD_READER(read_elsewhere) {
     (void)field, (void)value, (void)reading, (void)err;
     return true;
@@ -322,6 +324,7 @@ static const struct field fields[] = {
 };
 
 static const struct field *field_at(size_t index, enum openai_endpoint endpoint) {
+    if (endpoint == OPENAI_RESPONSES) return responses_field(index);
     if (endpoint == OPENAI_EMBEDDINGS) return embeddings_field(index);
     if (endpoint == OPENAI_MESSAGES) return anthropic_field(index);
     return index < sizeof fields / sizeof *fields ? &fields[index] : NULL;
@@ -387,7 +390,9 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
                           "continue_final_message is not allowed together with add_generation_prompt true");
     }
     if (reading.top_logprobs > 0 && !reading.logprobs) {
-        return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with logprobs true");
+        return fail_param(err, ERR_INVALID, "top_logprobs", "top_logprobs is allowed only with %s",
+                          source->endpoint == OPENAI_RESPONSES ? "message.output_text.logprobs in include"
+                                                               : "logprobs true");
     }
     if (request->grammar.field != NULL && request->allowed_tokens.count > 0) {
         return fail_param(err, ERR_INVALID, "allowed_token_ids", "allowed_token_ids is not supported together with %s",

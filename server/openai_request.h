@@ -79,7 +79,13 @@ struct openai_request {
     struct openai_embedding embedding;
 };
 
-enum openai_endpoint { OPENAI_CHAT = 1, OPENAI_COMPLETIONS = 2, OPENAI_EMBEDDINGS = 8, OPENAI_MESSAGES = 16 };
+enum openai_endpoint {
+    OPENAI_CHAT = 1,
+    OPENAI_COMPLETIONS = 2,
+    OPENAI_RESPONSES = 4,
+    OPENAI_EMBEDDINGS = 8,
+    OPENAI_MESSAGES = 16,
+};
 
 struct openai_source {
     enum openai_endpoint endpoint;

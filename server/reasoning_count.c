@@ -9,7 +9,7 @@ struct reasoning_count reasoning_count_begin(enum answer_thinking thinking) {
     return (struct reasoning_count){.phase = phases[thinking]};
 }
 
-static bool is_line_breaks(const struct tokenizer *tokenizer, int32_t token) {
+bool reasoning_is_line_breaks(const struct tokenizer *tokenizer, int32_t token) {
     size_t length, n = 0;
     const char *bytes = tokenizer_bytes(tokenizer, token, &length);
     while (n < length && bytes[n] == '\n') ++n;
@@ -20,7 +20,7 @@ void reasoning_count_take(struct reasoning_count *count, const struct tokenizer 
     if (count->phase == ANSWER_AT_START) {
         if (token == tokenizer_find_added(tokenizer, "<think>"))
             count->phase = ANSWER_IN_REASONING;
-        else if (!is_line_breaks(tokenizer, token))
+        else if (!reasoning_is_line_breaks(tokenizer, token))
             count->phase = ANSWER_IN_CONTENT;
     } else if (count->phase == ANSWER_IN_REASONING) {
         if (token == tokenizer_find_added(tokenizer, "</think>"))

@@ -5,6 +5,7 @@
 
 #include "server/answer_parser.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct tokenizer;
@@ -17,5 +18,8 @@ struct reasoning_count {
 struct reasoning_count reasoning_count_begin(enum answer_thinking thinking);
 /* Every token of the answer but the one that ends it. */
 void reasoning_count_take(struct reasoning_count *count, const struct tokenizer *tokenizer, int32_t token);
+
+/* The token is nothing but line breaks. */
+bool reasoning_is_line_breaks(const struct tokenizer *tokenizer, int32_t token);
 
 #endif

@@ -8,6 +8,7 @@
 #include "server/server.h"
 #include "server/web.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 
 static const struct route {
     const char *method; // GET answers HEAD too
-    const char *path;   // a final '/', but of "/", stands for every longer path
+    const char *path;   // a final '/', but of "/", stands for every longer path, {…} for one segment
     void (*handle)(struct server *server, struct http_request *http);
     bool needs_engine;
     error_writer *write_error; // NULL: as OpenAI
@@ -27,6 +28,11 @@ static const struct route {
     {"POST", "/v1/embeddings", embeddings_post, true, NULL},
     {"POST", "/v1/messages", messages_post, true, anthropic_write_error},
     {"POST", "/v1/messages/count_tokens", messages_count_post, true, anthropic_write_error},
+    {"POST", "/v1/responses", responses_post, true, NULL},
+    {"GET", "/v1/responses/{response_id}", response_get, true, NULL},
+    {"DELETE", "/v1/responses/{response_id}", response_delete, true, NULL},
+    {"POST", "/v1/responses/{response_id}/cancel", response_cancel_post, true, NULL},
+    {"GET", "/v1/responses/{response_id}/input_items", response_input_items_get, true, NULL},
     {"POST", "/tokenize", tokenize_post, true, NULL},
     {"POST", "/detokenize", detokenize_post, true, NULL},
     {"GET", "/v1/models", models_get, true, NULL},
@@ -48,9 +54,19 @@ bool routes_entry(size_t index, const char **method, const char **path) {
 }
 
 static bool path_matches(const struct route *route, const char *path) {
-    size_t length = strlen(route->path);
-    if (length == 1 || route->path[length - 1] != '/') return strcmp(route->path, path) == 0;
-    return strncmp(route->path, path, length) == 0 && path[length] != '\0';
+    const char *pattern = route->path;
+    for (; *pattern != '\0' && *path != '\0'; ++pattern, ++path) {
+        if (*pattern == '{') {
+            size_t length = strcspn(path, "/");
+            if (length == 0) return false;
+            path += length - 1;
+            pattern = strchr(pattern, '}');
+        } else if (*pattern != *path) {
+            return false;
+        }
+    }
+    bool goes_on = pattern - route->path > 1 && pattern[-1] == '/';
+    return *pattern == '\0' && (*path != '\0') == goes_on;
 }
 
 error_writer *routes_error_writer(const char *path) {
@@ -72,13 +88,37 @@ static bool is_json(const char *content_type) {
     return next == '\0' || next == ';' || isspace((unsigned char)next);
 }
 
-static void refuse(struct server *server, struct http_request *http, const struct route *other) {
+/* The page is there where it was asked for. */
+static bool is_served(const struct server *server, const struct route *route) {
+    return route->handle != page_get || server->page;
+}
+
+/* The methods that a path has, "GET, HEAD, DELETE"; "": none. */
+struct methods {
+    char text[64];
+};
+
+static struct methods methods_of(const struct server *server, const char *path) {
+    struct methods methods = {""};
+    size_t length = 0;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; ++i) {
+        if (!is_served(server, &routes[i]) || !path_matches(&routes[i], path)) continue;
+        const char *method = strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : routes[i].method;
+        length += (size_t)snprintf(methods.text + length, sizeof methods.text - length, "%s%s", length > 0 ? ", " : "",
+                                   method);
+        assert(length < sizeof methods.text);
+    }
+    return methods;
+}
+
+static void refuse(struct server *server, struct http_request *http) {
     char message[512];
     struct openai_error error = {.type = "invalid_request_error", .message = message};
-    if (other != NULL) {
+    const struct methods methods = methods_of(server, http_path(http));
+    if (methods.text[0] != '\0') {
         error.status = 405;
         error.code = "method_not_allowed";
-        error.allow = strcmp(other->method, "GET") == 0 ? "GET, HEAD" : other->method;
+        error.allow = methods.text;
         snprintf(message, sizeof message, "%.64s is not allowed here; %s is", http_method(http), error.allow);
     } else {
         error.status = 404;
@@ -152,16 +192,14 @@ static bool answer_preflight(struct http_request *http) {
 void routes_handle(struct http_request *http, void *user) {
     struct server *server = user;
     if (answer_preflight(http) || !check_key(server, http)) return;
-    const struct route *route = NULL, *other = NULL;
+    const struct route *route = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes && route == NULL; ++i) {
-        if (!path_matches(&routes[i], http_path(http)) || (routes[i].handle == page_get && !server->page)) continue;
-        if (method_matches(&routes[i], http_method(http)))
+        if (is_served(server, &routes[i]) && path_matches(&routes[i], http_path(http)) &&
+            method_matches(&routes[i], http_method(http)))
             route = &routes[i];
-        else
-            other = &routes[i];
     }
     if (route == NULL) {
-        refuse(server, http, other);
+        refuse(server, http);
         return;
     }
     const char *content_type = http_header(http, "Content-Type");

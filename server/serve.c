@@ -5,9 +5,11 @@
 #include "engine/token_trie.h"
 #include "engine/tokenizer.h"
 #include "server/api_keys.h"
+#include "server/background.h"
 #include "server/cors.h"
 #include "server/engine_setup.h"
 #include "server/http.h"
+#include "server/response_store.h"
 #include "server/routes.h"
 #include "server/server.h"
 #include "server/signals.h"
@@ -69,6 +71,8 @@ struct serving {
     struct server server;
     char *model_name; // owned, as all here
     struct api_keys *api_keys;
+    struct response_store *responses;
+    struct background *background;
     struct string_builder tls_cert; // PEM, as tls_key; empty: without TLS
     struct string_builder tls_key;
     struct http *http;
@@ -128,6 +132,12 @@ static bool start(struct serving *serving, const struct serve_options *of, struc
         if (serving->api_keys == NULL) return false;
         serving->server.api_keys = serving->api_keys;
     }
+    serving->responses = response_store_create(config->response_store, (size_t)config->response_store_bytes, err);
+    if (serving->responses == NULL) return false;
+    serving->server.responses = serving->responses;
+    serving->background = background_create(&serving->server, err);
+    if (serving->background == NULL) return false;
+    serving->server.background = serving->background;
     if (!cors_check(config->cors_origin, err) || !read_tls(serving, config, err)) return false;
     allow_descriptors(config->max_connections, log);
     const struct http_options options = {
@@ -175,6 +185,7 @@ static void stop(struct serving *serving, int32_t timeout_ms, struct log *log) {
 
 static void finish(struct serving *serving) {
     http_destroy(serving->http);
+    background_destroy(serving->background);
     engine_destroy(serving->engine);
     grammar_cache_destroy(serving->grammars);
     token_trie_destroy(serving->trie);
@@ -182,6 +193,7 @@ static void finish(struct serving *serving) {
     if (serving->tls_key.data != NULL) explicit_bzero(serving->tls_key.data, serving->tls_key.length);
     string_builder_finish(&serving->tls_key);
     string_builder_finish(&serving->tls_cert);
+    response_store_destroy(serving->responses);
     api_keys_destroy(serving->api_keys);
     free(serving->model_name);
 }

@@ -15,7 +15,9 @@
 #include <stdint.h>
 
 struct api_keys;
+struct background;
 struct grammar_cache;
+struct response_store;
 struct token_trie;
 
 enum server_state { SERVER_LOADING, SERVER_READY, SERVER_STOPPING };
@@ -30,6 +32,8 @@ struct server {
     struct tokenizer *tokenizer;    // NULL while loading
     struct token_trie *trie;        // set before server_ready, as what follows
     struct grammar_cache *grammars; // NULL: no structured output
+    struct response_store *responses;
+    struct background *background;
     enum chat_family family;
     enum engine_pooling pooling; // of embeddings that name none
     bool is_strict;              // requests with fields that have no effect are refused

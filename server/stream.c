@@ -1,7 +1,5 @@
 #include "server/stream.h"
 
-#include "server/http.h"
-
 #include <assert.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -27,7 +25,8 @@ struct mailbox {
 
 struct stream {
     pthread_mutex_t lock;
-    struct http_request *request; // borrowed; NULL once detached
+    void (*wake)(void *user); // NULL once detached
+    void *user;               // borrowed
     bool wake_on_token;
     int32_t n_references;
     int32_t n_unfinished; // submitted choices without a last event
@@ -100,7 +99,8 @@ struct stream *stream_create(const struct stream_options *options, struct error 
         return NULL;
     }
     pthread_mutex_init(&stream->lock, NULL);
-    stream->request = options->request;
+    stream->wake = options->wake;
+    stream->user = options->user;
     stream->wake_on_token = options->wake_on_token;
     stream->n_references = 1;
     stream->endpoint = options->endpoint;
@@ -147,10 +147,10 @@ static void listen(void *user, const struct engine_event *event) {
         wake |= --stream->n_unfinished == 0;
     } else if (event->kind == ENGINE_POOLED) {
         memcpy(mailbox->pooled, event->pooled, (size_t)mailbox->n_pooled * sizeof *mailbox->pooled);
-    } else if (stream->request != NULL) {
+    } else if (stream->wake != NULL) {
         append(mailbox, event);
     }
-    if (wake && stream->request != NULL) http_wake(stream->request);
+    if (wake && stream->wake != NULL) stream->wake(stream->user);
     if (finished) {
         release(stream);
     } else {
@@ -224,7 +224,7 @@ void stream_take(struct stream *stream, int32_t index, struct stream_delivery *d
 
 void stream_detach(struct stream *stream, const char *finish) {
     pthread_mutex_lock(&stream->lock);
-    stream->request = NULL;
+    stream->wake = NULL;
     stream->finish = finish;
     release(stream);
 }

@@ -1,9 +1,9 @@
-/* The mailbox between the engine thread and one HTTP request: the tokens of its choices, in order, none lost, or what
+/* The mailbox between the engine thread and one request: the tokens of its choices, in order, none lost, or what
  * was pooled for them.
  *
- * The engine thread only appends under the lock and wakes the request; the HTTP thread takes whole arrays by swapping,
- * so neither waits for the other's work. A mailbox holds at most the tokens that its request may generate: a client
- * that reads slowly costs 4 bytes a token, 176 with its scores. Reference-counted: the request holds it until
+ * The engine thread only appends under the lock and wakes the request; the thread that serves it takes whole arrays by
+ * swapping, so neither waits for the other's work. A mailbox holds at most the tokens that its request may generate: a
+ * client that reads slowly costs 4 bytes a token, 176 with its scores. Reference-counted: the request holds it until
  * stream_detach, each submitted choice until its last event, and whoever is last writes the request's one line to the
  * log. */
 #ifndef QUERN_SERVER_STREAM_H
@@ -16,7 +16,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct http_request;
 struct stream;
 
 /* What the mailbox has for one choice; zero-initialise, and free tokens, scores and pooled at the end. */
@@ -32,8 +31,9 @@ struct stream_delivery {
 };
 
 struct stream_options {
-    struct http_request *request; // woken until stream_detach
-    bool wake_on_token;           // false: only when all choices have finished
+    void (*wake)(void *user); // from any thread, until stream_detach
+    void *user;
+    bool wake_on_token; // false: only when all choices have finished
     int32_t n_choices;
     const char *id;       // for the log line; copied
     const char *endpoint; // for the log line; static

@@ -22,10 +22,10 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* "/v1/models/{model}" as the table writes it: "/v1/models/". */
+/* As the table writes it; "/v1/models/{model}" may be "/v1/models/" there, for longer paths too. */
 static bool is_path(const char *documented, const char *path) {
     size_t length = strcspn(documented, "{");
-    return strlen(path) == length && strncmp(documented, path, length) == 0;
+    return strcmp(documented, path) == 0 || (strlen(path) == length && strncmp(documented, path, length) == 0);
 }
 
 static bool is_method(const char *documented, const char *method) {
