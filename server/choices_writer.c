@@ -38,6 +38,11 @@ static void write_array(const char *name, const struct string_builder *elements,
     if (elements->failure != ERR_NONE) out->failure = elements->failure;
 }
 
+static void write_end(const struct choice *choice, struct string_builder *out) {
+    json_write_format(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", choice_end_word(choice->end));
+    choice_write_stop_reason(choice, out);
+}
+
 void choices_write_body(struct generation *generation, struct string_builder *out) {
     const struct choices_format *format = format_of(generation);
     const struct openai_request *request = &generation->request;
@@ -48,7 +53,7 @@ void choices_write_body(struct generation *generation, struct string_builder *ou
         format->write_whole(&choice->answer, out);
         string_builder_append_text(out, ",\"logprobs\":");
         logprobs_write(&choice->logprobs, generation->writer->logprobs, out);
-        json_write_format(out, ",\"finish_reason\":\"%s\"", choice_end_word(choice->end));
+        write_end(choice, out);
         if (request->return_token_ids) {
             if (!format->prompt_ids_at_top) write_array("prompt_token_ids", &choice->prompt_ids, out);
             write_array("token_ids", &choice->ids, out);
@@ -90,7 +95,7 @@ static void end_choice(struct generation *generation, struct choice *choice, enu
     string_builder_append_text(out, ",\"logprobs\":");
     logprobs_write(kind != CHUNK_FIRST ? &choice->logprobs : &(struct logprobs){0}, generation->writer->logprobs, out);
     if (kind == CHUNK_LAST) {
-        json_write_format(out, ",\"finish_reason\":\"%s\"", choice_end_word(choice->end));
+        write_end(choice, out);
     } else {
         string_builder_append_text(out, ",\"finish_reason\":null");
     }

@@ -171,6 +171,7 @@ static struct generation *create(struct server *server, const struct generation_
     for (int32_t i = 0; i < generation->n_choices; ++i) {
         struct choice *choice = &generation->choices[i];
         choice->index = i;
+        choice->stop_token = -1;
         choice->detokenizer = (struct detokenizer){.tokenizer = server->tokenizer, .stops = &generation->request.stops};
         answer_init(&choice->answer, &answer, server);
         const struct token_list *prompt = &options->prompts[i / generation->request.n_choices];

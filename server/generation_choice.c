@@ -5,15 +5,19 @@
 #include "server/json_writer.h"
 #include "server/server.h"
 
-static bool is_end_token(const struct generation *generation, int32_t token) {
+/* The end of text as the model has it, which has no stop_reason. */
+static bool is_eos(const struct generation *generation, int32_t token) {
     const struct model_config *model = &engine_info(generation->server->engine)->model;
-    const struct token_list *stops = &generation->request.stop_tokens;
-    for (size_t i = 0; i < stops->count && !generation->request.stops.included; ++i) {
-        if (stops->ids[i] == token) return true;
-    }
-    if (generation->request.ignore_eos) return false;
-    for (int32_t i = 0; i < model->n_eos_ids; ++i) {
+    for (int32_t i = 0; i < model->n_eos_ids && !generation->request.ignore_eos; ++i) {
         if (model->eos_ids[i] == token) return true;
+    }
+    return false;
+}
+
+static bool is_stop_token(const struct generation *generation, int32_t token) {
+    const struct token_list *stops = &generation->request.stop_tokens;
+    for (size_t i = 0; i < stops->count; ++i) {
+        if (stops->ids[i] == token) return true;
     }
     return false;
 }
@@ -54,11 +58,26 @@ static bool take_token(struct generation *generation, struct choice *choice, siz
     if (is_scored(generation, choice, token))
         logprobs_add(&choice->logprobs, generation->writer->logprobs, generation->server->tokenizer, token,
                      &choice->delivery.scores[index]);
-    if (is_end_token(generation, token)) return false;
+    bool is_end = is_eos(generation, token), is_stop = !is_end && is_stop_token(generation, token);
+    choice->stop_token = is_stop ? token : -1;
+    if (is_end || (is_stop && !generation->request.stops.included)) return false;
     detokenizer_push(&choice->detokenizer, token, &choice->text);
     answer_count_token(&choice->answer, token);
     answer_push(&choice->answer, &choice->text);
     return is_complete(choice);
+}
+
+void choice_write_stop_reason(const struct choice *choice, struct string_builder *out) {
+    const struct detokenizer *detokenizer = &choice->detokenizer;
+    if (detokenizer->stopped) {
+        const struct stop_string *stop = &detokenizer->stops->strings[detokenizer->stop];
+        json_write_string(out, stop->data, stop->length);
+        return;
+    }
+    if (choice->last.reason == FINISH_STOP && choice->stop_token >= 0)
+        json_write_format(out, "%d", (int)choice->stop_token);
+    else
+        string_builder_append_text(out, "null");
 }
 
 static void finish_choice(struct generation *generation, struct choice *choice, const struct engine_event *last) {

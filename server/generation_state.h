@@ -28,6 +28,7 @@ struct choice {
     int32_t n_prompt;
     int32_t n_prompt_scored; // tokens of the prompt that were taken, where it is scored: the first has no scores
     int32_t n_generated;     // tokens up to the end or the stop string
+    int32_t stop_token;      // one of stop_token_ids that ended it; -1: none did
     enum choice_end end;
     bool gave_prompt;         // return_token_ids: a chunk had those of the prompt
     bool is_told;             // its end was written
@@ -78,5 +79,7 @@ void generation_write_id(struct string_builder *ids, int32_t id);
 struct generation_usage generation_usage(const struct generation *generation);
 /* "stop", "length" or "tool_calls", as OpenAI's clients and the log have it. */
 const char *choice_end_word(enum choice_end end);
+/* vLLM's stop_reason: the stop string or stop token that ended it, otherwise null. */
+void choice_write_stop_reason(const struct choice *choice, struct string_builder *out);
 
 #endif

@@ -32,6 +32,7 @@ class Chat(ServerTest):
                 },
                 "logprobs": None,
                 "finish_reason": "stop",
+                "stop_reason": None,
             }],
             "usage": {
                 "prompt_tokens": 10,
@@ -98,7 +99,7 @@ class Completions(ServerTest):
         n_prompt = one["usage"]["prompt_tokens"]
         self.assertRegex(one["id"], r"^cmpl-[0-9a-f]{24}$")
         self.assertEqual(one["object"], "text_completion")
-        self.assertEqual(one["choices"], [{"index": 0, "text": text, "logprobs": None, "finish_reason": "length"}])
+        self.assertEqual(one["choices"], [{"index": 0, "text": text, "logprobs": None, "finish_reason": "length", "stop_reason": None}])
 
         _, two = self.server.complete([STORY, STORY], max_tokens=8)
         self.assertEqual([(c["index"], c["text"]) for c in two["choices"]], [(0, text), (1, text)])

@@ -151,6 +151,27 @@ class Ends(ServerTest):
                 text = self.hello(**body)["choices"][0]["message"]["content"]
             self.assertTrue(text.endswith("Hello! How can"), text)
 
+    def test_stop_reason(self):
+        ids = self.ids_of_hello()
+        said = self.hello(max_tokens=40)["choices"][0]["message"]["content"]
+        word = said.split()[1]
+        for fields, reason, finish in (({}, None, "stop"), ({"max_tokens": 2}, None, "length"), ({"stop": ["xyz", word]}, word, "stop"),
+                                       ({"stop": word, "include_stop_str_in_output": True}, word, "stop"),
+                                       ({"stop_token_ids": [ids[-3]]}, ids[-3], "stop"),
+                                       ({"stop_token_ids": [ids[-3]], "include_stop_str_in_output": True}, ids[-3], "stop"),
+                                       ({"stop_token_ids": [ids[-1]]}, None, "stop"),  # the model's own end
+                                       ({"stop_token_ids": [ids[-1]], "ignore_eos": True}, ids[-1], "stop")):
+            with self.subTest(fields):
+                choice = self.hello(**fields)["choices"][0]
+                self.assertEqual((choice["stop_reason"], choice["finish_reason"]), (reason, finish))
+                events = self.server.stream("/v1/chat/completions", {"messages": HELLO, **fields})[:-1]
+                self.assertEqual(events[-1]["choices"][0]["stop_reason"], reason)
+                self.assertFalse(any("stop_reason" in event["choices"][0] for event in events[:-1]))
+        for fields, reason in (({"stop": "a"}, "a"), ({"max_tokens": 3}, None), ({"max_tokens": 0, "echo": True}, None)):
+            choice = self.server.complete(STORY, **fields)[1]["choices"][0]
+            self.assertEqual(choice["stop_reason"], reason)
+            self.assertEqual(self.server.stream("/v1/completions", {"prompt": STORY, **fields})[-2]["choices"][0]["stop_reason"], reason)
+
     def test_a_time_limit(self):
         body = {"max_tokens": 1500, "ignore_eos": True, "timeout_ms": 150 * PATIENCE}
         _, answer = self.server.complete(STORY, **body)

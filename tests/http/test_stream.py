@@ -19,7 +19,7 @@ class Stream(ServerTest):
         first, last = chunks[0], chunks[-1]
         self.assertEqual(first["choices"], [{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None,
                                              "finish_reason": None}])
-        self.assertEqual(last["choices"], [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}])
+        self.assertEqual(last["choices"], [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop", "stop_reason": None}])
         for chunk in chunks:
             self.assertEqual(set(chunk), {"id", "object", "created", "model", "system_fingerprint", "choices"})
             self.assertEqual(chunk["object"], "chat.completion.chunk")

@@ -104,10 +104,11 @@ static void test_completion(void **state) {
     assert_holds(answer.head, "Content-Type: application/json");
     assert_holds(answer.body, "{\"id\":\"cmpl-");
     assert_holds(answer.body, "\"object\":\"text_completion\",\"created\":");
-    assert_holds(answer.body,
-                 "\"choices\":[{\"index\":0,\"text\":\"a \\\"quoted\\\"\\n\xF0\x9F\x9A\x80\",\"logprobs\":null,"
-                 "\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":15,"
-                 "\"total_tokens\":17,\"prompt_tokens_details\":{\"cached_tokens\":0}}}");
+    assert_holds(
+        answer.body,
+        "\"choices\":[{\"index\":0,\"text\":\"a \\\"quoted\\\"\\n\xF0\x9F\x9A\x80\",\"logprobs\":null,"
+        "\"finish_reason\":\"length\",\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":15,"
+        "\"total_tokens\":17,\"prompt_tokens_details\":{\"cached_tokens\":0}}}");
     http_answer_finish(&answer);
 }
 
@@ -184,7 +185,8 @@ static void test_stream(void **state) {
         said,
         "#[{\"index\":0,\"text\":\"\xF0\x9F\x9A\x80\",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
         "#[{\"index\":0,\"text\":\"!\",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
-        "#[{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":null}\n\n"
+        "#[{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}],\"usage\":"
+        "null}\n\n"
         "#[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":5,\"total_tokens\":7,"
         "\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n"
         "data: [DONE]\n\n");
@@ -208,7 +210,7 @@ static void test_chat_logprobs(void **state) {
                                "{\"token\":\"\xEF\xBF\xBD\",\"logprob\":-0.5,\"bytes\":[195],\"top_logprobs\":[");
     assert_holds(answer.body, "{\"token\":\"<|im_end|>\",\"logprob\":-0.5,"
                               "\"bytes\":[60,124,105,109,95,101,110,100,124,62],\"top_logprobs\":[");
-    assert_holds(answer.body, "],\"refusal\":null},\"finish_reason\":\"stop\"}");
+    assert_holds(answer.body, "],\"refusal\":null},\"finish_reason\":\"stop\",\"stop_reason\":null}");
     http_answer_finish(&answer);
     body = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"logprobs\": true}";
     expect(http_call(fixture->url, "/v1/chat/completions", body), 200,
@@ -232,7 +234,7 @@ static void test_streamed_logprobs(void **state) {
                  "\"top_logprobs\":[{\"\xEF\xBF\xBD\":-0.25},{\"\xEF\xBF\xBD\":-0.25}]}");
     assert_holds(answer.body, "\"text\":\"\",\"logprobs\":{\"text_offset\":[3],\"token_logprobs\":[-0.5],"
                               "\"tokens\":[\"<|im_end|>\"],\"top_logprobs\":[{\"<|im_end|>\":-0.25}]},"
-                              "\"finish_reason\":\"stop\"}");
+                              "\"finish_reason\":\"stop\",\"stop_reason\":null}");
     http_answer_finish(&answer);
 }
 
@@ -242,7 +244,8 @@ static void test_token_ids(void **state) {
     int32_t tokens[] = {'a', 0xC3, 0xA9, 256};
     fake_engine_script(fixture->engine, &(struct fake_script){.tokens = tokens, .n_tokens = 4, .pace_ms = 20});
     expect(http_call(fixture->url, "/v1/completions", "{\"prompt\": \"Hi\", \"return_token_ids\": true}"), 200,
-           "\"finish_reason\":\"stop\",\"prompt_token_ids\":[72,105],\"token_ids\":[97,195,169,256]}],\"usage\"");
+           "\"finish_reason\":\"stop\",\"stop_reason\":null,\"prompt_token_ids\":[72,105],\"token_ids\":[97,195,169,"
+           "256]}],\"usage\"");
     struct http_answer answer = http_call(
         fixture->url, "/v1/chat/completions",
         "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"return_token_ids\": true, \"stream\": true,"
@@ -251,7 +254,9 @@ static void test_token_ids(void **state) {
     assert_holds(answer.body, "\"content\":\"a\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":[97]}],"
                               "\"usage\":{\"prompt_tokens\":");
     assert_holds(answer.body, "\"finish_reason\":null,\"token_ids\":[195,169]}],");
-    assert_holds(answer.body, "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"token_ids\":[256]}],");
+    assert_holds(
+        answer.body,
+        "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null,\"token_ids\":[256]}],");
     assert_holds(answer.body, ",\"completion_tokens\":4,");
     http_answer_finish(&answer);
 }
@@ -279,12 +284,13 @@ static void test_stop_string_ends_the_request(void **state) {
             stream ? "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"], \"stream\": true}"
                    : "{\"max_tokens\": 30000, \"prompt\": \"Hi\", \"stop\": [\"xyz\", \", three\"]}";
         struct http_answer answer = http_call(fixture->url, "/v1/completions", body);
-        assert_holds(answer.body, "\"finish_reason\":\"stop\"");
+        assert_holds(answer.body, "\"finish_reason\":\"stop\",\"stop_reason\":\", three\"");
         if (!stream) {
             assert_holds(answer.body, "\"text\":\"one, two\",");
             assert_holds(answer.body, "\"completion_tokens\":15,"); // to the end of ", three"
         }
-        assert_null(strstr(answer.body, "hree"));
+        const char *said = strstr(answer.body, "hree"); // but for the reason
+        assert_true(said != NULL && strstr(said + 1, "hree") == NULL);
         http_answer_finish(&answer);
         wait_for_live(fixture, 0);
     }
