@@ -119,6 +119,21 @@ class Logprobs(ServerTest):
                 n_tokens += len(answer)
         self.assertLess(abs(total - recorded_total), n_tokens * self.tolerance / 10)
 
+    def test_prompts_sum_to_what_transformers_gives(self):
+        """Each token of the recorded prompts, as scripts/demo-model/prompt_scores.py had it from transformers."""
+        with open(os.path.join(GOLDEN, "prompt_scores.json"), encoding="utf-8") as file:
+            recorded = json.load(file)
+        for case in cases():
+            scores = recorded[case["name"]]
+            with self.subTest(case["name"]):
+                _, scored = self.server.complete(case["prompt_ids"], echo=True, logprobs=0, max_tokens=0)
+                ours = scored["choices"][0]["logprobs"]["token_logprobs"][1:]
+                self.assertEqual(len(ours), len(scores))
+                # Unlikely tokens are worth less exactly: what lies 30 below the likeliest hangs on a few large products.
+                worst = max(abs(a - b) / max(1, -b) for a, b in zip(ours, scores))
+                self.assertLess(worst, self.tolerance)
+                self.assertLess(abs(sum(ours) - sum(scores)), self.tolerance * max(1, -sum(scores)) / 4)
+
     def test_echo_with_logprobs(self):
         prompt = "Once upon a time there was a fox and a bear in the forest. " * 5 + "Once upon a time"  # several pieces
         body = {"logprobs": 3, "echo": True, "max_tokens": 5}
