@@ -81,7 +81,8 @@ static bool compile(struct nfa *nfa, const struct grammar_source *source, struct
     if (source->kind == GRAMMAR_JSON_SCHEMA) added = grammar_add_schema(nfa, text, err);
     if (source->kind == GRAMMAR_REGEX) added = add_regex(nfa, text, err);
     if (source->kind == GRAMMAR_CHOICE) added = add_choices(nfa, text, err);
-    if (source->kind == GRAMMAR_TOOL_CALL) added = grammar_add_calls(nfa, text, err);
+    if (source->kind == GRAMMAR_TOOL_CALL) added = grammar_add_calls(nfa, text, TOOL_CALL_JSON, err);
+    if (source->kind == GRAMMAR_XML_CALL) added = grammar_add_calls(nfa, text, TOOL_CALL_XML, err);
     free(text);
     return added && nfa_seal(nfa, err);
 }

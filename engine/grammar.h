@@ -30,6 +30,7 @@ enum grammar_kind {
     GRAMMAR_REGEX,       // text: an expression that the whole answer fits, syntax in grammar_regex.h
     GRAMMAR_CHOICE,      // text: a JSON array of strings, one of which is the answer
     GRAMMAR_TOOL_CALL,   // text: a JSON array of tools, one of which is called, form in grammar_calls.h
+    GRAMMAR_XML_CALL,    // the same, called in XML
 };
 
 struct grammar_source {

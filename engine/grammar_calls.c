@@ -15,8 +15,6 @@ static void add_literal_text(struct nfa *nfa, int32_t *at, const char *text) {
 static bool add_call(struct nfa *nfa, struct json_rules *rules, const cJSON *tool, struct error *err) {
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(tool, "name");
     const cJSON *parameters = cJSON_GetObjectItemCaseSensitive(tool, "parameters");
-    if (!cJSON_IsString(name) || !parameters)
-        return fail(err, ERR_INVALID, "A tool needs a name, which is a string, and parameters, which are a schema.");
     int32_t at = nfa->rules[0].start, after_name = nfa_add_state(nfa), after_arguments = nfa_add_state(nfa);
     add_literal_text(nfa, &at, "\n{\"name\": ");
     json_add_literal(nfa, at, name, after_name);
@@ -28,13 +26,22 @@ static bool add_call(struct nfa *nfa, struct json_rules *rules, const cJSON *too
     return true;
 }
 
-bool grammar_add_calls(struct nfa *nfa, const char *text, struct error *err) {
+static bool check_tool(const cJSON *tool, struct error *err) {
+    if (cJSON_IsString(cJSON_GetObjectItemCaseSensitive(tool, "name")) && cJSON_HasObjectItem(tool, "parameters"))
+        return true;
+    return fail(err, ERR_INVALID, "A tool needs a name, which is a string, and parameters, which are a schema.");
+}
+
+bool grammar_add_calls(struct nfa *nfa, const char *text, enum tool_call_form form, struct error *err) {
     cJSON *tools = grammar_parse_json(text, err);
     if (!tools) return false;
     struct json_rules rules = {0};
     const cJSON *tool;
     bool added = (cJSON_IsArray(tools) && tools->child) || fail(err, ERR_INVALID, "A call needs an array of tools.");
-    cJSON_ArrayForEach(tool, tools) added = added && add_call(nfa, &rules, tool, err);
+    cJSON_ArrayForEach(tool, tools) {
+        added = added && check_tool(tool, err) &&
+                (form == TOOL_CALL_XML ? grammar_add_xml_call : add_call)(nfa, &rules, tool, err);
+    }
     cJSON_Delete(tools);
     return added;
 }

@@ -216,8 +216,7 @@ cJSON *grammar_parse_json(const char *text, struct error *err) {
     return root;
 }
 
-/* What compiler.root's $ref led to, which may lead to more; frees the list. */
-static bool finish_schema(struct schema_compiler *compiler, struct error *err) {
+bool schema_finish(struct schema_compiler *compiler, struct error *err) {
     struct nfa *nfa = compiler->nfa;
     for (int32_t i = 0; i < compiler->n_referred && !nfa_has_failed(nfa); i++) {
         struct conjunction all = compiler->referred[i].all; // the list may move
@@ -233,7 +232,7 @@ bool grammar_add_schema(struct nfa *nfa, const char *text, struct error *err) {
     if (!root) return false;
     struct schema_compiler compiler = {.nfa = nfa, .root = root};
     schema_add_alone(&compiler, root, nfa->rules[0].start, nfa->rules[0].end);
-    bool added = finish_schema(&compiler, err);
+    bool added = schema_finish(&compiler, err);
     cJSON_Delete(root);
     return added;
 }
@@ -250,7 +249,7 @@ bool grammar_add_object_schema(struct nfa *nfa, struct json_rules *rules, const 
     } else {
         schema_fail(&compiler, &why);
     }
-    bool added = finish_schema(&compiler, err);
+    bool added = schema_finish(&compiler, err);
     *rules = compiler.rules;
     cJSON_Delete(object);
     return added;

@@ -28,6 +28,9 @@ void schema_add_alone(struct schema_compiler *compiler, const struct cJSON *sche
 void schema_add_array(struct schema_compiler *compiler, const struct conjunction *all, int32_t from, int32_t to);
 void schema_add_object(struct schema_compiler *compiler, const struct conjunction *all, int32_t from, int32_t to);
 
+/* Compiles what compiler.root's $ref led to, which may lead to more, and frees what compiler owns. */
+bool schema_finish(struct schema_compiler *compiler, struct error *err);
+
 /* Hands the failure to the automaton; is false. */
 bool schema_fail(struct schema_compiler *compiler, const struct error *err);
 

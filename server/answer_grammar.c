@@ -148,9 +148,9 @@ bool answer_grammar_read_structured(struct answer_grammar *grammar, struct json_
     return true;
 }
 
-bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum constrained_calls calls,
+bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum grammar_kind kind, enum constrained_calls calls,
                               struct string_builder *tools, struct error *err) {
-    if (!ask(grammar, "tools", GRAMMAR_TOOL_CALL, tools, err)) return false;
+    if (!ask(grammar, "tools", kind, tools, err)) return false;
     grammar->calls = calls;
     return true;
 }

@@ -37,8 +37,9 @@ bool answer_grammar_read_output_format(struct answer_grammar *grammar, struct js
 /* field is a guided_ field, static. */
 bool answer_grammar_read_guided(struct answer_grammar *grammar, const char *field, struct json_text value,
                                 struct error *err);
-/* Calls of tools, listed as grammar_calls.h has it; takes over what the list holds. Nothing was asked before. */
-bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum constrained_calls calls,
+/* Calls of tools, listed as grammar_calls.h has it; takes over what the list holds. Nothing was asked before. kind says
+ * in which form. */
+bool answer_grammar_ask_calls(struct answer_grammar *grammar, enum grammar_kind kind, enum constrained_calls calls,
                               struct string_builder *tools, struct error *err);
 void answer_grammar_finish(struct answer_grammar *grammar);
 

@@ -7,6 +7,7 @@ void answer_parser_init(struct answer_parser *parser, const struct answer_form *
     *parser = (struct answer_parser){.form = *form, .listener = listener, .user = user};
     parser->held.max_length = ANSWER_MAX_CALL_BYTES;
     parser->call.form = form->call_form;
+    parser->call.is_exact = form->is_eager;
     parser->call.tools = form->tools;
     parser->call.n_tools = form->n_tools;
     if (form->thinking == ANSWER_NEVER_THINKS) parser->phase = ANSWER_IN_CONTENT;
@@ -137,7 +138,7 @@ static void list_marks(const struct answer_parser *parser, const char *list[4]) 
     if (parser->phase == ANSWER_IN_REASONING) list[n++] = marks[MARK_THINK_END];
     if (parser->phase == ANSWER_IN_CONTENT && parser->form.has_calls) {
         list[n++] = marks[MARK_CALL];
-        if (parser->form.call_form == CALL_FORM_XML) list[n++] = marks[MARK_FUNCTION];
+        if (parser->form.call_form == CALL_FORM_XML && !parser->form.is_eager) list[n++] = marks[MARK_FUNCTION];
         if (parser->may_close) list[n++] = marks[MARK_CALL_END];
     }
     list[n] = NULL;

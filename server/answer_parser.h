@@ -10,7 +10,8 @@
  * is_eager, for what looks like a call until its last byte may still be none, and what was told as a call cannot become
  * content again. A malformed call, one over ANSWER_MAX_CALL_BYTES and one that the answer breaks off become content,
  * byte for byte. is_eager is for calls that decoding constrains to their form: then the name is told when it is known
- * and arguments as they come, in the XML form parameter by parameter. */
+ * and arguments as they come, in the XML form parameter by parameter, where <tool_call> must be there and each text
+ * ends with a line break. */
 #ifndef QUERN_SERVER_ANSWER_PARSER_H
 #define QUERN_SERVER_ANSWER_PARSER_H
 

@@ -47,13 +47,9 @@ static int32_t write_tools(const struct openai_request *request, struct string_b
     return n_written;
 }
 
-static bool check_request(const struct server *server, const struct openai_request *request, struct error *err) {
+static bool check_request(const struct openai_request *request, struct error *err) {
     const char *field = request->needs_call ? "tool_choice" : "tools";
     const char *wanted = request->needs_call ? "a tool_choice that asks for a call" : "strict";
-    if (server->family == CHAT_CODER)
-        return fail_param(err, ERR_INVALID, field,
-                          "%s is not supported with this model, whose calls are XML: they cannot be guaranteed yet",
-                          wanted);
     const char *other = request->grammar.field != NULL      ? request->grammar.field
                         : request->allowed_tokens.count > 0 ? "allowed_token_ids"
                                                             : NULL;
@@ -66,7 +62,7 @@ bool call_guarantee_make(const struct server *server, struct openai_request *req
     if (!request->needs_call && (!request->has_strict_tools || request->has_no_tools)) return true;
     if (request->n_tools == 0)
         return fail_param(err, ERR_INVALID, "tool_choice", "tool_choice asks for a call, but tools are not given");
-    if (!check_request(server, request, err)) return false;
+    if (!check_request(request, err)) return false;
     struct string_builder tools = {0};
     int32_t n_tools = write_tools(request, &tools);
     if (n_tools == 0) {
@@ -78,5 +74,6 @@ bool call_guarantee_make(const struct server *server, struct openai_request *req
     enum constrained_calls calls = !request->needs_call ? CALLS_ALLOWED
                                    : request->one_call  ? CALLS_ONE
                                                         : CALLS_REQUIRED;
-    return answer_grammar_ask_calls(&request->grammar, calls, &tools, err);
+    enum grammar_kind kind = server->family == CHAT_CODER ? GRAMMAR_XML_CALL : GRAMMAR_TOOL_CALL;
+    return answer_grammar_ask_calls(&request->grammar, kind, calls, &tools, err);
 }

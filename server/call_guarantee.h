@@ -1,7 +1,7 @@
 /* Tool calls that hold by construction: with tool_choice required or a named function the answer is calls that fit the
  * parameters of their tools, and with strict true what the model calls of its own accord fits them.
  *
- * Only for calls in JSON (call_reader.h), and for a request whose answer is held to nothing else. */
+ * Only for a request whose answer is held to nothing else. */
 #ifndef QUERN_SERVER_CALL_GUARANTEE_H
 #define QUERN_SERVER_CALL_GUARANTEE_H
 

@@ -26,9 +26,10 @@ enum call_json_member { CALL_MEMBER_OTHER, CALL_MEMBER_NAME, CALL_MEMBER_ARGUMEN
 
 enum call_xml_state { CALL_XML_BEFORE, CALL_XML_NAME, CALL_XML_BETWEEN, CALL_XML_KEY, CALL_XML_TEXT };
 
-/* Zero-initialise but for form and tools; call_reader_start before each call. */
+/* Zero-initialise but for form, is_exact and tools; call_reader_start before each call. */
 struct call_reader {
     enum call_form form;
+    bool is_exact;                 // XML form: a text ends with a line break and </parameter>, and not without one
     const struct chat_text *tools; // [n_tools] JSON of each tool, borrowed; XML form
     int32_t n_tools;
 

@@ -7,7 +7,7 @@
 enum {
     TYPE_STRING = 1 << JSON_STRING,
     TYPE_NULL = 1 << JSON_NULL,
-    MAX_ALTERNATIVES_DEPTH = 4, // anyOf within anyOf
+    MAX_DEPTH = 8, // anyOf and $ref within such
 };
 
 static unsigned type_named(struct json_text name) {
@@ -24,22 +24,42 @@ static unsigned type_named(struct json_text name) {
     return 0;
 }
 
-/* A set of enum json_kind, one bit each; 0: the schema does not say. */
-static unsigned kinds_of(struct json_text schema, int depth) {
+/* Of "#/$defs/name", or with definitions, what it leads to. */
+static bool follow(struct json_text root, struct json_text ref, struct json_text *target) {
+    static const char *const places[] = {"$defs", "definitions"};
+    struct string_builder text = {0};
+    bool found = false;
+    if (json_text_kind(ref) == JSON_STRING) json_text_decode(ref, &text);
+    string_builder_append(&text, "", 1);
+    for (int i = 0; i < 2 && text.data != NULL && !found; ++i) {
+        size_t length = strlen(places[i]);
+        struct json_text place;
+        found = strncmp(text.data, "#/", 2) == 0 && strncmp(text.data + 2, places[i], length) == 0 &&
+                text.data[2 + length] == '/' && json_text_find(root, places[i], &place) &&
+                json_text_kind(place) == JSON_OBJECT && json_text_find(place, text.data + 3 + length, target);
+    }
+    string_builder_finish(&text);
+    return found;
+}
+
+/* A set of enum json_kind, one bit each; 0: the schema, of those in root, does not say. */
+static unsigned kinds_of(struct json_text root, struct json_text schema, int depth) {
     struct json_text value, element;
     unsigned kinds = 0;
-    if (json_text_kind(schema) != JSON_OBJECT || depth == MAX_ALTERNATIVES_DEPTH) return 0;
+    if (json_text_kind(schema) != JSON_OBJECT || depth == MAX_DEPTH) return 0;
     if (json_text_find(schema, "type", &value)) {
         struct json_cursor cursor = {0};
         if (json_text_kind(value) != JSON_ARRAY) return type_named(value);
         while (json_text_next(value, &cursor, &element)) kinds |= type_named(element);
         return kinds;
     }
+    if (json_text_find(schema, "$ref", &value))
+        return follow(root, value, &element) ? kinds_of(root, element, depth + 1) : 0;
     static const char *const alternatives[] = {"anyOf", "oneOf"};
     for (int i = 0; i < 2; ++i) {
         struct json_cursor cursor = {0};
         if (!json_text_find(schema, alternatives[i], &value) || json_text_kind(value) != JSON_ARRAY) continue;
-        while (json_text_next(value, &cursor, &element)) kinds |= kinds_of(element, depth + 1);
+        while (json_text_next(value, &cursor, &element)) kinds |= kinds_of(root, element, depth + 1);
     }
     return kinds;
 }
@@ -51,13 +71,14 @@ static bool find_object(struct json_text object, const char *key, struct json_te
 
 static unsigned kinds_of_parameter(const struct call_reader *reader) {
     for (int32_t i = 0; i < reader->n_tools; ++i) {
-        struct json_text tool = {reader->tools[i].data, reader->tools[i].length}, function, name, parameters, schema;
+        struct json_text tool = {reader->tools[i].data, reader->tools[i].length}, function, name, parameters,
+                         properties, schema;
         if (!find_object(tool, "function", &function) || !json_text_find(function, "name", &name)) continue;
         if (json_text_kind(name) != JSON_STRING || !json_text_equals(name, reader->name.data)) continue;
-        if (!find_object(function, "parameters", &parameters) || !find_object(parameters, "properties", &parameters) ||
-            !json_text_find(parameters, reader->key.data, &schema))
+        if (!find_object(function, "parameters", &parameters) || !find_object(parameters, "properties", &properties) ||
+            !json_text_find(properties, reader->key.data, &schema))
             return 0;
-        return kinds_of(schema, 0);
+        return kinds_of(parameters, schema, 0);
     }
     return 0;
 }
@@ -134,7 +155,7 @@ static enum call_status take_text(struct call_reader *reader) {
     size_t length = reader->part.length;
     if (reader->part.failure != ERR_NONE) return CALL_MALFORMED;
     if (length > 0 && text[0] == '\n') ++text, --length;
-    if (length > 0 && text[length - 1] == '\n') --length;
+    if (!reader->is_exact && length > 0 && text[length - 1] == '\n') --length;
     write_value(reader, text, length);
     reader->part.length = reader->key.length = 0;
     return go(reader, CALL_XML_BETWEEN);
@@ -156,8 +177,8 @@ static enum call_status between(struct call_reader *reader, char c, const char *
 }
 
 static enum call_status in_text(struct call_reader *reader, char c) {
-    static const char *const marks[] = {"</parameter>", NULL};
-    int mark = mark_matcher_push(&reader->mark, c, marks);
+    static const char *const tag[] = {"</parameter>", NULL}, *const line_and_tag[] = {"\n</parameter>", NULL};
+    int mark = mark_matcher_push(&reader->mark, c, reader->is_exact ? line_and_tag : tag);
     if (mark == MARK_PARTIAL) return CALL_MORE;
     if (mark == 0) return take_text(reader);
     string_builder_append(&reader->part, reader->mark.bytes, reader->mark.length);

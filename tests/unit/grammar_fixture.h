@@ -82,4 +82,60 @@ static inline int32_t mask_draw(struct grammar_fixture *fixture, const uint32_t 
     return word * 32 + __builtin_ctz(bits);
 }
 
+/* --- languages --- */
+
+/* In schemas, choices and answers to schemas ' stands for ". */
+static inline char *grammar_quoted(const char *text) {
+    char *copy = strdup(text);
+    assert_non_null(copy);
+    for (char *at = copy; *at; at++)
+        if (*at == '\'') *at = '"';
+    return copy;
+}
+
+struct grammar_language {
+    const char *text;
+    const char *taken[12];
+    const char *not_taken[12];
+};
+
+static inline void grammar_assert_takes(struct grammar *grammar, const char *schema, const char *answer,
+                                        bool expected) {
+    char *text = grammar_quoted(answer);
+    bool takes = grammar_takes(grammar, text);
+    if (takes != expected) print_error("%s %s %s\n", schema, expected ? "must take" : "must not take", text);
+    assert_int_equal(takes, expected);
+    free(text);
+}
+
+static inline void grammar_assert_language(struct grammar_fixture *fixture, enum grammar_kind kind,
+                                           const struct grammar_language *language) {
+    char *text = grammar_quoted(language->text);
+    struct grammar *grammar = grammar_of(fixture, kind, text);
+    for (int i = 0; i < 12 && language->taken[i]; i++) grammar_assert_takes(grammar, text, language->taken[i], true);
+    for (int i = 0; i < 12 && language->not_taken[i]; i++)
+        grammar_assert_takes(grammar, text, language->not_taken[i], false);
+    grammar_release(grammar);
+    free(text);
+}
+
+static inline void grammar_assert_languages(struct grammar_fixture *fixture, enum grammar_kind kind,
+                                            const struct grammar_language *languages, size_t n_languages) {
+    for (size_t i = 0; i < n_languages; i++) grammar_assert_language(fixture, kind, &languages[i]);
+}
+
+static inline void grammar_assert_refused(struct grammar_fixture *fixture, enum grammar_kind kind, const char *text,
+                                          const char *named) {
+    struct error err = {0};
+    char *copy = grammar_quoted(text);
+    struct grammar_source source = {kind, copy, strlen(copy)};
+    struct grammar *grammar = grammar_create(fixture->trie, &source, &err);
+    if (grammar) print_error("%s was not refused\n", copy);
+    assert_null(grammar);
+    assert_int_equal(err.code, ERR_INVALID);
+    if (!strstr(err.message, named)) print_error("%s: %s, not %s\n", copy, err.message, named);
+    assert_non_null(strstr(err.message, named));
+    free(copy);
+}
+
 #endif

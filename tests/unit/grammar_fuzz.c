@@ -125,6 +125,17 @@ static void mutate_bytes(struct fuzzer *fuzzer, char *text, size_t *length, size
     }
 }
 
+/* Where a schema stands: alone, as the parameters of a tool, or of one of them. */
+static const struct form {
+    enum grammar_kind kind;
+    const char *text;
+} forms[] = {
+    {GRAMMAR_JSON_SCHEMA, "%s"},
+    {GRAMMAR_TOOL_CALL, "[{\"name\":\"f\",\"parameters\":%s},{\"name\":\"g\",\"parameters\":true}]"},
+    {GRAMMAR_XML_CALL, "[{\"name\":\"f\",\"parameters\":%s},{\"name\":\"g\",\"parameters\":true}]"},
+    {GRAMMAR_XML_CALL, "[{\"name\":\"f\",\"parameters\":{\"properties\":{\"x\":%s},\"required\":[\"x\"]}}]"},
+};
+
 static struct grammar_source make_source(struct fuzzer *fuzzer, char *buffer, size_t capacity) {
     struct grammar_source source = {.text = buffer};
     uint32_t kind = draw(fuzzer, 10);
@@ -132,10 +143,9 @@ static struct grammar_source make_source(struct fuzzer *fuzzer, char *buffer, si
         cJSON *schema = cJSON_Duplicate(draw_schema(fuzzer), true);
         for (uint32_t n = draw(fuzzer, 5); n > 0; n--) mutate_tree(fuzzer, schema);
         char *text = cJSON_PrintUnformatted(schema);
-        source.kind = kind == 0 ? GRAMMAR_TOOL_CALL : GRAMMAR_JSON_SCHEMA;
-        const char *form =
-            kind == 0 ? "[{\"name\":\"f\",\"parameters\":%s},{\"name\":\"g\",\"parameters\":true}]" : "%s";
-        int length = snprintf(buffer, capacity / 2, form, text);
+        const struct form *form = &forms[kind < 4 ? kind : 0];
+        int length = snprintf(buffer, capacity / 2, form->text, text);
+        source.kind = form->kind;
         source.length = (size_t)length < capacity / 2 ? (size_t)length : capacity / 2 - 1;
         free(text);
         cJSON_Delete(schema);

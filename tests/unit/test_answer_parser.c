@@ -11,7 +11,9 @@ static const char tool[] =
     "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": \"object\", \"properties\": {"
     "\"text\": {\"type\": \"string\"}, \"count\": {\"type\": \"integer\"}, \"flag\": {\"type\": \"boolean\"},"
     "\"list\": {\"type\": \"array\"}, \"maybe\": {\"anyOf\": [{\"type\": \"number\"}, {\"type\": \"null\"}]},"
-    "\"either\": {\"type\": [\"string\", \"null\"]}, \"any\": {}, \"any \\\"two\\\"\": {\"type\": \"integer\"}}}}}";
+    "\"either\": {\"type\": [\"string\", \"null\"]}, \"any\": {}, \"any \\\"two\\\"\": {\"type\": \"integer\"},"
+    "\"ref\": {\"$ref\": \"#/$defs/n\"}}, \"$defs\": {\"n\": {\"anyOf\": [{\"$ref\": \"#/$defs/m\"}]}, "
+    "\"m\": {\"type\": \"integer\"}}}}}";
 static const struct chat_text tools[] = {{(char *)"{\"type\": \"function\", \"function\": {\"name\": \"g\"}}", 46},
                                          {(char *)tool, sizeof tool - 1}};
 
@@ -190,8 +192,8 @@ static void test_xml_calls(void **state) {
     expect_call(xml, XML(PARAMETER("count", "4")) "\n" XML(PARAMETER("count", "5")) "\nend",
                 "|t:f|a:{\"count\": 4}|t:f|a:{\"count\": 5}|c:end");
     // without <tool_call>, without </tool_call>, without any space
-    expect_call(xml, "<function=f><parameter=text>a</parameter></function>", "|t:f|a:{\"text\": \"a\"}");
-    expect_call(xml, "<function=f></function></tool_call>b", "|t:f|a:{}|c:b");
+    expect(&xml, "<function=f><parameter=text>a</parameter></function>", "|t:f|a:{\"text\": \"a\"}");
+    expect(&xml, "<function=f></function></tool_call>b", "|t:f|a:{}|c:b");
     // only one line break is the form's; tags inside a text
     expect_call(xml, XML("<parameter=text>\n\n  a\n\"b\"\\\t\n\n</parameter>\n"),
                 "|t:f|a:{\"text\": \"\\n  a\\n\\\"b\\\"\\\\\\t\\n\"}");
@@ -228,19 +230,34 @@ static void test_xml_values_follow_the_schema(void **state) {
         {"any", "{\"a\": [1]}", "{\"a\": [1]}"},
         {"any", "[", "\"[\""},
         {"unknown", "true", "\"true\""},
+        {"ref", "7", "7"},
+        {"ref", "x", "\"x\""},
         {"any \"two\"", "7", "7"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
         char text[256], events[256];
-        snprintf(text, sizeof text, "<function=f>\n<parameter=%s>\n%s\n</parameter>\n</function>", rows[i].key,
-                 rows[i].text);
+        snprintf(text, sizeof text, "<tool_call>\n<function=f>\n<parameter=%s>\n%s\n</parameter>\n</function>",
+                 rows[i].key, rows[i].text);
         const char *key = strchr(rows[i].key, '"') != NULL ? "any \\\"two\\\"" : rows[i].key;
         snprintf(events, sizeof events, "|t:f|a:{\"%s\": %s}", key, rows[i].value);
         expect_call(xml, text, events);
     }
     // Of a function that was not offered, or has no parameters, all are texts.
-    expect_call(xml, "<function=h><parameter=count>3</parameter></function>", "|t:h|a:{\"count\": \"3\"}");
-    expect_call(xml, "<function=g><parameter=count>3</parameter></function>", "|t:g|a:{\"count\": \"3\"}");
+    expect(&xml, "<function=h><parameter=count>3</parameter></function>", "|t:h|a:{\"count\": \"3\"}");
+    expect(&xml, "<function=g><parameter=count>3</parameter></function>", "|t:g|a:{\"count\": \"3\"}");
+}
+
+/* Calls that decoding constrains: a text may hold whatever does not end it, to its last line break. */
+static void test_exact_xml_calls(void **state) {
+    (void)state;
+    struct answer_form form = xml;
+    form.is_eager = true;
+    expect(&form, XML(PARAMETER("text", "a</parameter>\n\n")), "|t:f|a:{\"text\": \"a</parameter>\\n\\n\"}");
+    expect(&form, XML(PARAMETER("text", "")), "|t:f|a:{\"text\": \"\"}");
+    expect(&form, XML(PARAMETER("text", "\n\n</para\n</parameter\n")),
+           "|t:f|a:{\"text\": \"\\n\\n</para\\n</parameter\\n\"}");
+    expect(&form, XML(PARAMETER("list", "[\"</parameter>\"]")), "|t:f|a:{\"list\": [\"</parameter>\"]}");
+    expect(&form, "a<function=f>\n</function>", "|c:a<function=f>\n</function>"); // not without <tool_call>
 }
 
 static void test_malformed_xml_calls_are_content(void **state) {
@@ -297,7 +314,7 @@ static void test_little_waits(void **state) {
     assert_int_equal(n_told(&json, begun), 0);
     assert_int_equal(n_told(&eager, begun), strlen("|t:f|a:{\"a\":\"bc"));
     eager.call_form = CALL_FORM_XML;
-    assert_int_equal(n_told(&eager, "<function=f><parameter=a>b</parameter><parameter="),
+    assert_int_equal(n_told(&eager, "<tool_call><function=f><parameter=a>b\n</parameter><parameter="),
                      strlen("|t:f|a:{\"a\": \"b\""));
 }
 
@@ -444,6 +461,7 @@ int main(void) {
         cmocka_unit_test(test_malformed_json_calls_are_content),
         cmocka_unit_test(test_xml_calls),
         cmocka_unit_test(test_xml_values_follow_the_schema),
+        cmocka_unit_test(test_exact_xml_calls),
         cmocka_unit_test(test_malformed_xml_calls_are_content),
         cmocka_unit_test(test_one_call_is_the_end),
         cmocka_unit_test(test_little_waits),

@@ -15,48 +15,11 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* In schemas, choices and answers to schemas ' stands for ". */
-static char *quoted(const char *text) {
-    char *copy = strdup(text);
-    assert_non_null(copy);
-    for (char *at = copy; *at; at++)
-        if (*at == '\'') *at = '"';
-    return copy;
-}
-
-struct language {
-    const char *text;
-    const char *taken[12];
-    const char *not_taken[12];
-};
-
-static void assert_takes(struct grammar *grammar, const char *schema, const char *answer, bool expected) {
-    char *text = quoted(answer);
-    bool takes = grammar_takes(grammar, text);
-    if (takes != expected) print_error("%s %s %s\n", schema, expected ? "must take" : "must not take", text);
-    assert_int_equal(takes, expected);
-    free(text);
-}
-
-static void assert_language(struct grammar_fixture *fixture, enum grammar_kind kind, const struct language *language) {
-    char *text = quoted(language->text);
-    struct grammar *grammar = grammar_of(fixture, kind, text);
-    for (int i = 0; i < 12 && language->taken[i]; i++) assert_takes(grammar, text, language->taken[i], true);
-    for (int i = 0; i < 12 && language->not_taken[i]; i++) assert_takes(grammar, text, language->not_taken[i], false);
-    grammar_release(grammar);
-    free(text);
-}
-
-static void assert_languages(struct grammar_fixture *fixture, enum grammar_kind kind, const struct language *languages,
-                             size_t n_languages) {
-    for (size_t i = 0; i < n_languages; i++) assert_language(fixture, kind, &languages[i]);
-}
-
 #define ASSERT_SCHEMAS(state, languages)                                                                               \
-    assert_languages(state, GRAMMAR_JSON_SCHEMA, languages, sizeof(languages) / sizeof *(languages))
+    grammar_assert_languages(state, GRAMMAR_JSON_SCHEMA, languages, sizeof(languages) / sizeof *(languages))
 
 static void test_objects(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"{'type':'object','properties':{'a':{'type':'integer'},'b':{'type':'null'},'c':{}},'required':['b']}",
          {"{'b':null}", "{'a': 1, 'b': null}", "{'a':1,'b':null,'c':[{}]}", "{'b': null, 'c': -1.5e-7}"},
          {"{}", "{'a':1}", "{'b':null,'a':1}", "{'b':null,}", "{,'b':null}", "{'b':null 'c':1}", "{'b':null,'d':1}",
@@ -81,7 +44,7 @@ static void test_objects(void **state) {
 }
 
 static void test_arrays(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"{'type':'array','items':{'type':'integer'},'minItems':1,'maxItems':3}",
          {"[1]", "[1,2]", "[1, 2, 3]"},
          {"[]", "[1,2,3,4]", "[1,]", "[,1]", "[1 ,2]", "[1,  2]", "1"}},
@@ -100,7 +63,7 @@ static void test_arrays(void **state) {
 }
 
 static void test_strings(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"{'type':'string'}",
          {"''", "'a\\\"\\\\\\/\\b\\f\\n\\r\\t'", "'\\u00e9\\uD83D\\uDE00\\uffff\\u0001'",
           "'\303\251\360\237\230\200\177'"},
@@ -134,7 +97,7 @@ static void test_strings(void **state) {
 }
 
 static void test_numbers_and_literals(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"{'type':'number'}",
          {"0", "-0", "12", "-1.50", "1e5", "2.5E-07", "1234567890123456"},
          {"", "01", "+1", "1.", ".5", "1e", "1e+", "--1", "NaN", "12345678901234567", "1e123"}},
@@ -166,7 +129,7 @@ static void test_numbers_and_literals(void **state) {
 }
 
 static void test_combinations(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"{'anyOf':[{'type':'integer'},{'type':'string','maxLength':1}]}", {"1", "'a'"}, {"'ab'", "null"}},
         {"{'type':'object','properties':{'a':{'type':'integer'}},'anyOf':[{'required':['a']},{'properties':{'b':{'type'"
          ":"
@@ -220,7 +183,7 @@ static void test_combinations(void **state) {
 }
 
 static void test_expressions_and_choices(void **state) {
-    static const struct language expressions[] = {
+    static const struct grammar_language expressions[] = {
         {"a{2,3}b?c*|(?:x|yz)+", {"aa", "aaab", "aabccc", "xyzx"}, {"a", "aaaa", "y", ""}},
         {"^\\d{3}-\\w+\\s$", {"123-a_B9 ", "000-\x61\xe2\x80\xa8"}, {"12-a ", "123-\303\251 "}},
         {"[^\\d\\s]+", {"a\303\251-"}, {"1", " ", ""}},
@@ -232,17 +195,17 @@ static void test_expressions_and_choices(void **state) {
         {"(a|)b{0}c{1,}", {"ac", "c", "cc"}, {"abc", "a"}},
         {"\\x41\\u0042\\n\\/\\.", {"AB\n/."}, {"AB\n/x"}},
     };
-    static const struct language choices[] = {
+    static const struct grammar_language choices[] = {
         {"['yes','no','\303\251\\n','no way']", {"yes", "no", "\303\251\n", "no way"}, {"", "n", "no ", "'yes'"}},
     };
-    assert_languages(*state, GRAMMAR_REGEX, expressions, sizeof expressions / sizeof *expressions);
-    assert_languages(*state, GRAMMAR_CHOICE, choices, 1);
+    grammar_assert_languages(*state, GRAMMAR_REGEX, expressions, sizeof expressions / sizeof *expressions);
+    grammar_assert_languages(*state, GRAMMAR_CHOICE, choices, 1);
 }
 
 #define CALL(name, arguments) "\n{'name': '" name "', 'arguments': " arguments "}\n"
 
 static void test_calls(void **state) {
-    static const struct language languages[] = {
+    static const struct grammar_language languages[] = {
         {"[{'name':'f','parameters':{'properties':{'a':{'type':'integer'}},'required':['a']}},"
          "{'name':'\303\251\\\\','parameters':{'additionalProperties':false}}]",
          {CALL("f", "{'a':1}"), CALL("f", "{'a': -12}"), CALL("\303\251\\\\", "{}")},
@@ -259,7 +222,7 @@ static void test_calls(void **state) {
          {CALL("f", "{}"), CALL("f", "{'a':{'a':{}}}"), CALL("g", "{'b':null}")},
          {CALL("f", "{'a':null}"), CALL("g", "{'b':{}}"), CALL("g", "{'a':{}}")}},
     };
-    assert_languages(*state, GRAMMAR_TOOL_CALL, languages, sizeof languages / sizeof *languages);
+    grammar_assert_languages(*state, GRAMMAR_TOOL_CALL, languages, sizeof languages / sizeof *languages);
 }
 
 /* Every integer near the bounds, for ranges within and across signs and lengths. */
@@ -361,19 +324,8 @@ static void test_refusals_name_what_is_wrong(void **state) {
         {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':{'type':'string'}}]", "Nothing fits"},
         {GRAMMAR_TOOL_CALL, "[{'name':'f','parameters':{'$ref':'#/$defs/x'}}]", "leads to no schema"},
     };
-    struct grammar_fixture *fixture = *state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct error err = {0};
-        char *text = quoted(cases[i].text);
-        struct grammar_source source = {cases[i].kind, text, strlen(text)};
-        struct grammar *grammar = grammar_create(fixture->trie, &source, &err);
-        if (grammar || !strstr(err.message, cases[i].named))
-            print_error("%s: \"%s\" does not name %s\n", cases[i].text, err.message, cases[i].named);
-        assert_null(grammar);
-        assert_int_equal(err.code, ERR_INVALID);
-        assert_non_null(strstr(err.message, cases[i].named));
-        free(text);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        grammar_assert_refused(*state, cases[i].kind, cases[i].text, cases[i].named);
 }
 
 static void test_nul_and_long_texts_are_refused(void **state) {
