@@ -3,11 +3,16 @@ import concurrent.futures
 import json
 import os
 import re
+import sys
+import time
 import unittest
 
 import jsonschema
 
-from harness import ROOT, SANITIZED, TEXT_ALONE, ServerTest
+from harness import PATIENCE, ROOT, SANITIZED, TEXT_ALONE, ServerTest
+
+sys.path.append(os.path.join(ROOT, "tests", "unit"))
+from test_grammar_answers import Generator, Weird, formats  # noqa: E402
 
 PLAIN = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -38,24 +43,48 @@ class Structured(ServerTest):
         self.assertIn(contains, error["message"])
 
     @TEXT_ALONE
-    def test_recorded_schemas_at_temperature_2(self):
+    def test_schemas_at_temperature_2(self):
+        """160 that were picked by hand and 160 of the generator that the grammar is tested with."""
         with open(os.path.join(ROOT, "tests/fixtures/grammar/schemas.json"), encoding="utf-8") as file:
-            schemas = json.load(file)
-        runs = [(schema, seed) for schema in schemas[::8 if SANITIZED else 1] for seed in range(1 if SANITIZED else 3)]
+            schemas = json.load(file) + [Generator(seed).whole() for seed in range(160)]
+        runs = [(schema, seed) for schema in schemas[::16 if SANITIZED else 1] for seed in range(1 if SANITIZED else 2)]
 
         def run(schema, seed):
-            return self.answer(temperature=2, seed=seed, response_format=schema_format(schema))
+            body = {"messages": [{"role": "user", "content": "Describe a person."}], "max_tokens": 400, "enable_thinking": False,
+                    "temperature": 2, "seed": seed, "response_format": schema_format(schema)}
+            return self.server.post(CHAT, body)
 
-        n_finished = 0
+        n_finished = n_refused = 0
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            for (schema, _), (message, reason) in zip(runs, pool.map(lambda of: run(*of), runs)):
-                if reason != "stop":
-                    continue
-                n_finished += 1
-                with self.subTest(schema=json.dumps(schema)[:200], content=message["content"]):
-                    jsonschema.Draft202012Validator(schema).validate(json.loads(message["content"]))
-        print(f"{n_finished} of {len(runs)} answers finished")
+            for (schema, _), (status, answer) in zip(runs, pool.map(lambda of: run(*of), runs)):
+                with self.subTest(schema=json.dumps(schema)[:200], answer=str(answer)):
+                    if status == 400:  # a few that are generated
+                        self.assertRegex(answer["error"]["message"], "Nothing fits|leads to no schema")
+                        n_refused += 1
+                        continue
+                    choice = answer["choices"][0]
+                    if choice["finish_reason"] == "stop":
+                        n_finished += 1
+                        validator = jsonschema.Draft202012Validator(schema, format_checker=formats)
+                        validator.validate(json.loads(choice["message"]["content"]))
+        print(f"{n_finished} of {len(runs)} answers to {len(schemas)} schemas finished, {n_refused} were refused")
         self.assertGreater(n_finished, len(runs) * 0.6)
+        self.assertLess(n_refused, len(runs) * 0.1)
+
+    @TEXT_ALONE
+    def test_odd_schemas_are_served_or_refused(self):
+        n_served, slowest = 0, 0
+        for seed in range(20 if SANITIZED else 200):
+            began = time.monotonic()
+            status, answer = self.server.complete("Once", max_tokens=1, guided_json=Weird(seed).schema())
+            slowest = max(slowest, time.monotonic() - began)
+            with self.subTest(seed=seed, answer=answer):
+                self.assertIn(status, (200, 400))
+                self.assertTrue(status == 200 or answer["error"]["param"] == "guided_json")
+                n_served += status == 200
+        print(f"{n_served} served, slowest {slowest:.3f} s")
+        self.assertLess(slowest, 2 * PATIENCE)
+        self.assertGreater(n_served, 1)
 
     @TEXT_ALONE
     def test_json_object(self):
