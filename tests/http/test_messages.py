@@ -4,7 +4,7 @@ import os
 import typing
 import unittest
 
-from harness import GOLDEN, TEXT_ALONE, Server, ServerTest
+from harness import GOLDEN, SANITIZED, TEXT_ALONE, Server, ServerTest
 
 try:
     import anthropic
@@ -91,6 +91,8 @@ class Messages(ServerTest):
             status, answer = self.server.post("/v1/messages/count_tokens", body)
             self.assertEqual((status, answer), (200, {"input_tokens": len(case["prompt_ids"])}))
             chat = {"messages": case["messages"], "tools": case["tools"], "enable_thinking": case["enable_thinking"]}
+            if SANITIZED and cases.index(case) % 4 > 0:
+                continue
             status, chat = self.server.post("/v1/chat/completions", {**chat, "max_tokens": 24, "temperature": 0})
             message = self.ask(**{**body, "max_tokens": 24})
             said = chat["choices"][0]["message"]
@@ -147,6 +149,10 @@ class Messages(ServerTest):
         limit = self.server.get("/v1/models")[1]["data"][0]["max_model_len"]
         self.assertEqual(self.ask(HELLO, max_tokens=limit + 1)["stop_reason"], "end_turn")
 
+    @unittest.skipIf(SANITIZED, "fills the context")
+    def test_the_end_of_the_context(self):
+        limit = self.server.get("/v1/models")[1]["data"][0]["max_model_len"]
+
         def count(n_times):
             long = [{"role": "user", "content": "Once upon a time " * n_times}]
             return long, self.server.post("/v1/messages/count_tokens", {"messages": long})[1]["input_tokens"]
@@ -200,7 +206,7 @@ class Messages(ServerTest):
         timer = {"name": "set_timer", "input_schema": {"type": "object", "properties": {"minutes": {"type": "integer"}},
                                                        "required": ["minutes"], "additionalProperties": False}}
         for choice, names in (({"type": "any"}, {"get_weather", "set_timer"}), ({"type": "tool", "name": "set_timer"}, {"set_timer"})):
-            for seed in range(2):
+            for _ in range(1 if SANITIZED else 2):
                 answer = self.ask(HELLO, tools=[WEATHER, timer], tool_choice={**choice, "disable_parallel_tool_use": True},
                                   temperature=1, max_tokens=600)
                 self.assertEqual(answer["stop_reason"], "tool_use")
