@@ -16,7 +16,7 @@
 #define ROUND_KEYS       64
 #define TILE_HEADS       8
 #define MIN_SPLIT_ROUNDS 4   // shorter ones cost large batches 5 %: more is stored
-#define SEQUENCE_SPLITS  128 // of a long sequence, in all its tasks: about one for each SM
+#define SEQUENCE_SPLITS  256 // of a long sequence, in all its tasks: about two for each SM
 #define MAX_SPLITS       64  // of a task
 #define MAX_BLOCKS       512 // of a launch
 

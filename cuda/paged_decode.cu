@@ -8,7 +8,7 @@
 
 #define COMPUTE_THREADS (COMPUTE_WARPS * WARP)
 #define DECODE_THREADS  (COMPUTE_THREADS + FETCH_WARPS * WARP)
-#define FEW_SEQUENCES   2 // up to which one block an SM is better than two: it leaves room for the kernels around it
+#define BLOCKS_AN_SM    2
 #define NO_SCORE        (-(1 << 30))
 
 /* Sums of one thread over some keys: of heads 2t and 2t + 1, and of each d-tile of its warp d = g of both, then g + 8.
@@ -285,7 +285,7 @@ __device__ static inline void compute_rounds(const struct attention_params &p, c
 
 /* Each key costs 4 * head_dim bytes, read once for up to eight query heads. */
 template <int HEAD_DIM>
-__global__ static void __launch_bounds__(DECODE_THREADS, 2)
+__global__ static void __launch_bounds__(DECODE_THREADS, BLOCKS_AN_SM)
     paged_decode_kernel(const __grid_constant__ struct attention_params p,
                         const __grid_constant__ struct decode_work work) {
     extern __shared__ uint4 shared[];
@@ -348,7 +348,7 @@ bool paged_decode(const struct context *ctx, const struct attention_params *para
     work.stored = ctx->scratch.workspace;
     work.n_arrivals = device->decode_arrivals;
 
-    int32_t n_blocks = work.n_multiprocessors * (work.n_seqs <= FEW_SEQUENCES ? 1 : 2);
+    int32_t n_blocks = work.n_multiprocessors * BLOCKS_AN_SM;
     struct launch launch = {};
     launch.grid = dim3((unsigned)(n_blocks < MAX_BLOCKS ? n_blocks : MAX_BLOCKS));
     launch.block = dim3(DECODE_THREADS);
