@@ -31,7 +31,7 @@ struct gemm_plan {
     cublasLtMatmulAlgo_t algorithm;
 };
 
-#define GEMM_PLANS        512                // direct-mapped; four products a layer times the row counts in use
+#define GEMM_PLANS        1024               // four products a layer and the LM head, eight for each doubling of rows
 #define CUBLAS_WORKSPACE  ((size_t)32 << 20) // what NVIDIA advises for compute capability 9.0
 #define MAX_HEAD_DIM      128
 #define MAX_STATIC_SHARED ((size_t)8 << 10) // of any kernel that also asks for dynamic shared memory

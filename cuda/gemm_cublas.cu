@@ -48,29 +48,49 @@ static bool choose_algorithm(struct device *device, const struct product *produc
     return true;
 }
 
+/* Up to the next eighth of a power of two. An algorithm serves all numbers of rows up to that for which it was chosen,
+ * so that few have to be asked for, and all can be before the first request. */
+static int32_t planned_rows(int32_t n_rows) {
+    int32_t eighth = 8;
+    while (eighth * 16 < n_rows) eighth *= 2;
+    return divide_up(n_rows, eighth) * eighth;
+}
+
+static bool plan_is_for(const struct gemm_plan *plan, const struct gemm *gemm) {
+    return plan->n_rows == gemm->n_rows && plan->n_columns == gemm->n_columns && plan->depth == gemm->depth &&
+           plan->output == gemm->output;
+}
+
+/* The plan of this product, or the place for it: behind where it belongs, if others took that. */
 static struct gemm_plan *plan_of(struct device *device, const struct gemm *gemm) {
     uint64_t hash = (uint64_t)(uint32_t)gemm->n_rows * 0x9E3779B97F4A7C15u;
     hash = (hash ^ (uint32_t)gemm->n_columns) * 0x9E3779B97F4A7C15u;
     hash = (hash ^ (uint32_t)gemm->depth) * 0x9E3779B97F4A7C15u + (uint64_t)gemm->output;
-    struct gemm_plan *plan = &device->plans[(hash >> 32) % GEMM_PLANS];
-    if (plan->n_rows != gemm->n_rows || plan->n_columns != gemm->n_columns || plan->depth != gemm->depth ||
-        plan->output != gemm->output) {
-        *plan = {};
-        plan->n_rows = gemm->n_rows;
-        plan->n_columns = gemm->n_columns;
-        plan->depth = gemm->depth;
-        plan->output = gemm->output;
+    struct gemm_plan *plan = NULL;
+    for (uint32_t i = 0; i < GEMM_PLANS; ++i) {
+        plan = &device->plans[((hash >> 32) + i) % GEMM_PLANS];
+        if (plan_is_for(plan, gemm)) return plan;
+        if (!plan->known) break;
     }
+    *plan = {};
+    plan->n_rows = gemm->n_rows;
+    plan->n_columns = gemm->n_columns;
+    plan->depth = gemm->depth;
+    plan->output = gemm->output;
     return plan;
 }
 
 bool gemm_cublas(struct device *device, const struct gemm *gemm, struct error *err) {
+    struct gemm planned = *gemm;
+    planned.n_rows = planned_rows(gemm->n_rows);
+    struct gemm_plan *plan = plan_of(device, &planned);
     struct product product;
-    if (!product_init(&product, gemm, err)) return false;
-    struct gemm_plan *plan = plan_of(device, gemm);
-    if (!plan->known && !choose_algorithm(device, &product, plan, err)) return false;
+    if (!plan->known &&
+        !(product_init(&product, &planned, err) && choose_algorithm(device, &product, plan, err)))
+        return false;
 
     float alpha = 1, beta = gemm->output == GEMM_ADD_F32 ? 1 : 0;
+    if (!product_init(&product, gemm, err)) return false;
     CUBLAS_TRY(cublasLtMatmul(device->blas, &product.operation, &alpha, gemm->weight, &product.weight, gemm->a,
                               &product.a, &beta, gemm->c, &product.c, gemm->c, &product.c, &plan->algorithm,
                               device->blas_workspace, CUBLAS_WORKSPACE, device->stream),

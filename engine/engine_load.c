@@ -43,18 +43,21 @@ static void lap(struct timeline *timeline, const char *name) {
     timeline->last_ns = now;
 }
 
-#define WARM_UP_ROWS 2048
+#define WARM_UP_ROWS 4096
 
-/* Runs n_rows tokens in the first blocks, before any request has them. */
-static bool warm_up_rows(struct rank *rank, struct batch_sequence sequence, int32_t n_rows, struct error *err) {
+/* Runs n_rows tokens in the first blocks, before any request has them; or their first layer alone. */
+static bool warm_up_rows(struct rank *rank, struct batch_sequence sequence, int32_t n_rows, bool layer_alone,
+                         struct error *err) {
     sequence.n_rows = n_rows;
     sequence.n_blocks = (n_rows - 1) / rank->ctx->limits.block_size + 1;
-    return context_prepare(rank->ctx, &sequence, 1, err) && model_forward(rank->ctx, &rank->weights, err) &&
+    return context_prepare(rank->ctx, &sequence, 1, err) &&
+           (layer_alone ? model_try_layer : model_forward)(rank->ctx, &rank->weights, err) &&
            rank->ranks->ops->synchronize(rank->device, err);
 }
 
 /* Prompts, a decode step and a pooled row: libraries and kernels are loaded and pages touched now and not in somebody's
- * first request. A device that is not the processor chooses its kernels by the number of rows. */
+ * first request. A device that is not the processor chooses its kernels by the number of rows, at most eight for each
+ * doubling (backend.h): 48 numbers of rows up to 4,096. */
 static bool warm_up(struct rank *rank, void *argument, struct error *err) {
     const struct engine *engine = argument;
     const struct engine_info *info = &engine->info;
@@ -71,9 +74,14 @@ static bool warm_up(struct rank *rank, void *argument, struct error *err) {
     const struct batch_sequence pooled = {
         .tokens = tokens, .blocks = blocks, .pools = true, .n_pooled_rows = 1, .seat = 1};
     for (int32_t share = 1; share <= (engine->options.ops->asynchronous ? 16 : 1); share *= 4) {
-        if (!warm_up_rows(rank, sampled, (limit - 1) / share + 1, err)) return false;
+        if (!warm_up_rows(rank, sampled, (limit - 1) / share + 1, false, err)) return false;
     }
-    return warm_up_rows(rank, sampled, 1, err) && warm_up_rows(rank, pooled, 1, err);
+    for (int32_t eighth = 8; engine->options.ops->asynchronous && 8 * eighth < limit; eighth *= 2) {
+        for (int32_t rows = 9 * eighth; rows <= 16 * eighth && rows < limit + eighth; rows += eighth) {
+            if (!warm_up_rows(rank, sampled, rows < limit ? rows : limit, true, err)) return false;
+        }
+    }
+    return warm_up_rows(rank, sampled, 1, false, err) && warm_up_rows(rank, pooled, 1, false, err);
 }
 
 /* What all ranks need to know to load their parts. */

@@ -9,19 +9,21 @@ static bool sample(const struct context *ctx, struct error *err) {
     return ctx->shape->slice.rank > 0 || ctx->batch.n_adjusted > 0 || ops->sample(ctx, err);
 }
 
+static bool call_layer(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
+    const struct backend_ops *ops = ctx->ops;
+    bool whole = shape_is_whole(ctx->shape);
+    return ops->rmsnorm_qkv(ctx, weights, layer, err) && ops->paged_attention(ctx, layer, err) &&
+           ops->attention_output(ctx, weights, layer, err) && (whole || ops->all_reduce(ctx, err)) &&
+           ops->mlp(ctx, weights, layer, err) && (whole || ops->all_reduce(ctx, err));
+}
+
 /* All that the host needs nothing more for: adjusted rows are sampled later. */
 static bool call_ops(const struct context *ctx, const struct weights *weights, struct error *err) {
     const struct backend_ops *ops = ctx->ops;
-    bool whole = shape_is_whole(ctx->shape);
-    if (!whole && !ops->share_sampled(ctx, err)) return false;
+    if (!shape_is_whole(ctx->shape) && !ops->share_sampled(ctx, err)) return false;
     if (!ops->embed(ctx, weights, err)) return false;
     for (int32_t layer = 0; layer < ctx->shape->n_layers; ++layer) {
-        if (!ops->rmsnorm_qkv(ctx, weights, layer, err)) return false;
-        if (!ops->paged_attention(ctx, layer, err)) return false;
-        if (!ops->attention_output(ctx, weights, layer, err)) return false;
-        if (!whole && !ops->all_reduce(ctx, err)) return false;
-        if (!ops->mlp(ctx, weights, layer, err)) return false;
-        if (!whole && !ops->all_reduce(ctx, err)) return false;
+        if (!call_layer(ctx, weights, layer, err)) return false;
     }
     if (ctx->batch.n_pools > 0 && ctx->shape->slice.rank == 0 && !ops->pool(ctx, weights, err)) return false;
     if (ctx->batch.n_samples == 0) return true; // only prefill chunks that do not reach their prompt's end
@@ -49,6 +51,10 @@ bool model_forward(const struct context *ctx, const struct weights *weights, str
     bool replayed = false;
     if (ctx->recordings && !ctx->ops->replay(ctx, &replayed, err)) return false;
     return replayed || call_ops(ctx, weights, err);
+}
+
+bool model_try_layer(const struct context *ctx, const struct weights *weights, struct error *err) {
+    return ctx->ops->embed(ctx, weights, err) && call_layer(ctx, weights, 0, err);
 }
 
 bool model_sample(const struct context *ctx, struct error *err) {

@@ -15,6 +15,9 @@ bool model_record(struct context *ctx, const struct weights *weights, int32_t *n
  * have as results, on the first rank's device. */
 bool model_forward(const struct context *ctx, const struct weights *weights, struct error *err);
 
+/* Runs the first layer of the prepared step alone: what a device readies for a number of rows is ready then. */
+bool model_try_layer(const struct context *ctx, const struct weights *weights, struct error *err);
+
 /* What is left to do then, by the first rank alone: tokens of a step with adjusted rows, and scores. Masks must be on
  * the device by now. (A recorded step has sampled all rows already, the adjusted ones in vain.) */
 bool model_sample(const struct context *ctx, struct error *err);
