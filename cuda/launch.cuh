@@ -3,8 +3,8 @@
  *
  * Every kernel of a step calls wait_for_previous in all its threads before it reads what an earlier kernel wrote or
  * writes anything at all: then all kernels before it have ended. Only what no kernel of the step writes may be read
- * earlier: the weights, the batch arrays, keys and values of earlier steps (a copy from the host, which waits for all
- * before it, stands between two steps). let_next_begin, once a block has its own loads under way, allows the next
+ * earlier: the weights, the batch arrays, keys and values of earlier steps (a step's first kernel begins when all before
+ * it has ended: after_all). let_next_begin, once a block has its own loads under way, allows the next
  * kernel onto SMs with room. */
 #ifndef QUERN_CUDA_LAUNCH_CUH
 #define QUERN_CUDA_LAUNCH_CUH
@@ -27,6 +27,7 @@ struct launch {
     dim3 grid, block;
     size_t shared_bytes = 0; // dynamic
     int32_t cluster = 1;     // blocks of a cluster, along x
+    bool after_all = false;  // begins when all ahead of it has ended
 };
 
 /* More than 48 KB of static and dynamic shared memory must be asked for, once and before the first launch. */
@@ -41,7 +42,7 @@ static inline bool launch_kernel(const struct device *device, const struct launc
                                  void (*kernel)(Parameters...), struct error *err, Arguments &&...arguments) {
     cudaLaunchAttribute attributes[2] = {};
     unsigned n = 0;
-    if (device->properties.major >= 9) {
+    if (device->properties.major >= 9 && !launch.after_all) {
         attributes[n].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attributes[n++].val.programmaticStreamSerializationAllowed = 1;
     }
