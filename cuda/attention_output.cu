@@ -9,5 +9,5 @@ bool cuda_attention_output(const struct context *ctx, const struct weights *weig
                            ctx->shape->hidden,
                            shape_q_columns(ctx->shape),
                            GEMM_ADD_F32};
-    return gemm_run(ctx->device, &product, err);
+    return gemm_add(ctx, &product, weights->layers[layer].post_attention_norm, err);
 }

@@ -36,6 +36,12 @@ struct gemm_plan {
 #define MAX_HEAD_DIM      128
 #define MAX_STATIC_SHARED ((size_t)8 << 10) // of any kernel that also asks for dynamic shared memory
 
+/* Rows that the product before has left in scratch.normed (rmsnorm.cuh). norm NULL: none. */
+struct unscaled_rows {
+    const uint16_t *norm; // the weight that they are multiplied by
+    int32_t n_rows, n_parts;
+};
+
 struct device {
     int index;
     cudaDeviceProp properties;
@@ -44,8 +50,9 @@ struct device {
     cudaStream_t beside;       // owned: copies that run beside the ops
     cudaEvent_t beside_ends;   // owned: the newest of these
     cublasLtHandle_t blas;
-    void *blas_workspace;      // owned, CUBLAS_WORKSPACE bytes
-    struct gemm_plan *plans;   // [GEMM_PLANS], owned
+    void *blas_workspace;    // owned, CUBLAS_WORKSPACE bytes
+    struct gemm_plan *plans; // [GEMM_PLANS], owned
+    struct unscaled_rows unscaled;
     void *encode_map;          // cuTensorMapEncodeTiled, or NULL: no kernels on wgmma
     cudaEvent_t read_ends[2];  // owned: of the copies of read_begin
     uint32_t *decode_arrivals; // of paged_decode, 0 between launches, owned, device memory
@@ -56,6 +63,13 @@ struct device {
 
 /* The current device belongs to the thread: whoever allocates or copies first makes this one current. */
 bool device_use(const struct device *device, struct error *err);
+
+/* Sums of squares of rows, of up to SQUARED_ROWS also in parts of SQUARED_COLUMNS: in the
+ * workspace, where no other op writes. */
+float *row_squares(const struct context *ctx);
+
+#define SQUARED_ROWS    64
+#define SQUARED_COLUMNS 64
 
 /* Once per device, before the first launch: shared memory over 48 KB must be asked for. */
 bool rmsnorm_qkv_configure(const struct device *device, struct error *err);

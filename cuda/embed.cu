@@ -21,6 +21,7 @@ __global__ static void __launch_bounds__(EMBED_THREADS)
 }
 
 bool cuda_embed(const struct context *ctx, const struct weights *weights, struct error *err) {
+    ctx->device->unscaled = {};
     struct launch launch = {dim3((unsigned)ctx->batch.n_rows), dim3(EMBED_THREADS)};
     launch.after_all = true;
     return launch_kernel(ctx->device, launch, embed_kernel, err, ctx->batch.tokens, ctx->scratch.sampled,

@@ -1,8 +1,8 @@
-/* Own kernels for few rows and for small products; large ones on wgmma (gemm_wgmma.cu) or by cuBLASLt.
+/* Own kernels for small products and, without wgmma, for few rows; others on wgmma (gemm_wgmma.cu) or by cuBLASLt.
  *
  * The kernels of this file sum k in the same order, so that a row's result does not depend on how many rows share the
  * step: k is cut in eight equal segments of whole fragments, each summed in steps of 16 by one accumulator, then the
- * eight are added in order. gemm_wgmma.cu has its own order, cuBLASLt chooses one for each number of rows. */
+ * eight are added in order. gemm_wgmma.cu has its own order, cuBLASLt chooses one by the number of rows. */
 #include "cuda/gemm.cuh"
 
 #include "cuda/gemm_wgmma.cuh"
@@ -187,8 +187,20 @@ bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err)
         return fail(err, ERR_INVALID, "a product of %d columns and depth %d: CUDA needs multiples of 8",
                     gemm->n_columns, gemm->depth);
     if (gemm->n_rows == 0) return true;
+    if (gemm_wgmma_pays(device, gemm)) return gemm_wgmma(device, gemm, err);
     if (gemm->n_rows <= GEMM_THIN_ROWS) return gemm_thin(device, gemm, err);
     if (gemm_is_small(gemm)) return gemm_tiled(device, gemm, err);
-    if (gemm_wgmma_pays(device, gemm)) return gemm_wgmma(device, gemm, err);
     return gemm_cublas(device, gemm, err);
+}
+
+bool gemm_add(const struct context *ctx, const struct gemm *gemm, const uint16_t *next_norm, struct error *err) {
+    struct device *device = ctx->device;
+    device->unscaled = {};
+    if (!next_norm || !shape_is_whole(ctx->shape) || !gemm_wgmma_pays(device, gemm) ||
+        gemm->n_columns % (4 * SQUARED_COLUMNS) != 0 || gemm->n_rows > SQUARED_ROWS)
+        return gemm_run(device, gemm, err);
+    struct next_rows next = {next_norm, (uint16_t *)ctx->scratch.normed, row_squares(ctx)};
+    if (!add_wgmma(device, gemm, &next, err)) return false;
+    device->unscaled = {next_norm, gemm->n_rows, gemm->n_columns / SQUARED_COLUMNS};
+    return true;
 }

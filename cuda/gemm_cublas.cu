@@ -85,8 +85,7 @@ bool gemm_cublas(struct device *device, const struct gemm *gemm, struct error *e
     planned.n_rows = planned_rows(gemm->n_rows);
     struct gemm_plan *plan = plan_of(device, &planned);
     struct product product;
-    if (!plan->known &&
-        !(product_init(&product, &planned, err) && choose_algorithm(device, &product, plan, err)))
+    if (!plan->known && !(product_init(&product, &planned, err) && choose_algorithm(device, &product, plan, err)))
         return false;
 
     float alpha = 1, beta = gemm->output == GEMM_ADD_F32 ? 1 : 0;

@@ -16,7 +16,7 @@
 
 #define TILE_K         64 // values of k in a line of a stage
 #define MAX_CLUSTER    8  // blocks, and segments of k
-#define MAX_STAGES     12
+#define MAX_STAGES     24
 #define TILE_ALIGN     1024 // bytes: of the swizzle
 #define GROUPS_AT_ONCE 4    // of rows, in the end
 
@@ -48,6 +48,9 @@ template <class End, int ROWS, int SPLIT> struct tile {
 #define WGMMA_NEXT_K16  (32 >> 4) // to add to an operand
 #define WGMMA_OPCODE(n) "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 "
 
+__device__ static inline void wgmma_k16(float (&d)[4], uint64_t a, uint64_t b) {
+    asm volatile(WGMMA_OPCODE(8) "{%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" : WGMMA_D4(0) : "l"(a), "l"(b));
+}
 __device__ static inline void wgmma_k16(float (&d)[16], uint64_t a, uint64_t b) {
     asm volatile(WGMMA_OPCODE(32) "{" WGMMA_TEN() ", %10, %11, %12, %13, %14, %15}, %16, %17, 1, 1, 1, 0, 0;"
                  : WGMMA_D16(0)
@@ -139,6 +142,10 @@ __global__ static void __launch_bounds__(tile<End, ROWS, SPLIT>::threads, End::o
     }
     if (!is_consumer) return;
 
+    constexpr int pieces = End::line_bytes / 16;
+    auto row_of_line = [&](int32_t line) { return (line / 8 * SPLIT + segment) * 8 + line % 8; };
+    end.begin(p.end, end_state, row_of_line(thread / pieces), thread % pieces, p.n_rows);
+
     float sums[ROWS / 2] = {};
     uint32_t part = warp / 4 * 64 * LINE_BYTES; // of the weights: this warpgroup's
     int32_t rest = (n_steps - 1) % p.n_stages, last_of_parts = min(rest, p.parts_stages - 1) + n_steps - 1 - rest;
@@ -209,12 +216,12 @@ __global__ static void __launch_bounds__(tile<End, ROWS, SPLIT>::threads, End::o
         }
     }
     consumers_meet();
-    constexpr int pieces = End::line_bytes / 16;
 #pragma unroll 2
     for (int32_t i = thread; i < own_groups * 8 * pieces; i += Tile::consumers) {
-        int32_t line = i / pieces, piece = i % pieces, row = (line / 8 * SPLIT + segment) * 8 + line % 8;
-        if (row < p.n_rows)
-            p.end.store(end_state, tile, row, piece, *(const uint4 *)(lines + line * Tile::pitch + piece * 16));
+        int32_t line = i / pieces, piece = i % pieces;
+        int32_t row = row_of_line(line);
+        end.store(p.end, end_state, row, row < p.n_rows, piece,
+                  *(const uint4 *)(lines + line * Tile::pitch + piece * 16), i == thread);
     }
 #endif
 }
@@ -292,6 +299,7 @@ static bool launch_split(const struct device *device, const struct gemm *gemm, c
 template <class End, int SPLIT>
 static bool launch_rows(const struct device *device, const struct gemm *gemm, const struct wgmma_plan *plan,
                         const End *end, struct error *err) {
+    if (gemm->n_rows <= 8) return launch_split<End, 8, SPLIT>(device, gemm, plan, end, err);
     return gemm->n_rows <= 32 ? launch_split<End, 32, SPLIT>(device, gemm, plan, end, err)
                               : launch_split<End, 64, SPLIT>(device, gemm, plan, end, err);
 }
@@ -342,21 +350,26 @@ bool gemm_wgmma(struct device *device, const struct gemm *gemm, struct error *er
     return launch(device, gemm, &plan, plain_end<64>{gemm->c, gemm->n_columns, gemm->output}, err);
 }
 
-bool gate_up_wgmma(struct device *device, const struct gemm *gemm, struct error *err) {
+bool add_wgmma(struct device *device, const struct gemm *gemm, const struct next_rows *next, struct error *err) {
+    struct wgmma_plan plan = plan_of(gemm, SQUARED_COLUMNS);
+    return launch(device, gemm, &plan, add_end{(float *)gemm->c, gemm->n_columns, *next}, err);
+}
+
+bool gate_up_wgmma(struct device *device, const struct gemm *gemm, const struct row_scales *scales, struct error *err) {
     bool wide = gemm->n_columns >= WIDE_COLUMNS;
     struct wgmma_plan plan = plan_of(gemm, wide ? 192 : 128);
     uint16_t *activated = (uint16_t *)gemm->c;
     int32_t intermediate = gemm->n_columns / 2;
-    return wide ? launch(device, gemm, &plan, gate_up_end<192>{activated, intermediate}, err)
-                : launch(device, gemm, &plan, gate_up_end<128>{activated, intermediate}, err);
+    return wide ? launch(device, gemm, &plan, gate_up_end<192>{activated, intermediate, *scales}, err)
+                : launch(device, gemm, &plan, gate_up_end<128>{activated, intermediate, *scales}, err);
 }
 
 bool qkv_wgmma(struct device *device, const struct gemm *gemm, const struct qkv_heads *heads, int32_t head_dim,
-               struct error *err) {
+               const struct row_scales *scales, struct error *err) {
     struct wgmma_plan plan = plan_of(gemm, head_dim);
     assert(head_dim == 64 || head_dim == 128); // prepare_shape
-    return head_dim == 64 ? launch(device, gemm, &plan, heads_end<64>{*heads}, err)
-                          : launch(device, gemm, &plan, heads_end<128>{*heads}, err);
+    return head_dim == 64 ? launch(device, gemm, &plan, heads_end<64>{*heads, *scales}, err)
+                          : launch(device, gemm, &plan, heads_end<128>{*heads, *scales}, err);
 }
 
 template <class Kernel> static bool configure(const struct device *device, Kernel *kernel, struct error *err) {
@@ -366,7 +379,8 @@ template <class Kernel> static bool configure(const struct device *device, Kerne
     return allow_shared(kernel, device->max_dynamic_shared, err);
 }
 template <class End, int SPLIT> static bool configure_split(const struct device *device, struct error *err) {
-    return configure(device, wgmma_kernel<End, 32, SPLIT>, err) && configure(device, wgmma_kernel<End, 64, SPLIT>, err);
+    return configure(device, wgmma_kernel<End, 8, SPLIT>, err) &&
+           configure(device, wgmma_kernel<End, 32, SPLIT>, err) && configure(device, wgmma_kernel<End, 64, SPLIT>, err);
 }
 template <class End> static bool configure_end(const struct device *device, struct error *err) {
     return configure_split<End, 1>(device, err) && configure_split<End, 2>(device, err) &&
@@ -375,13 +389,13 @@ template <class End> static bool configure_end(const struct device *device, stru
 
 bool gemm_wgmma_configure(struct device *device, struct error *err) {
     if (!device->encode_map) return true;
-    return configure_end<plain_end<64>>(device, err) && configure_split<plain_end<128>, 1>(device, err) &&
-           configure_end<gate_up_end<128>>(device, err) && configure_end<gate_up_end<192>>(device, err) &&
-           configure_end<heads_end<64>>(device, err) && configure_end<heads_end<128>>(device, err);
+    return configure_end<plain_end<64>>(device, err) && configure_end<add_end>(device, err) &&
+           configure_split<plain_end<128>, 1>(device, err) && configure_end<gate_up_end<128>>(device, err) &&
+           configure_end<gate_up_end<192>>(device, err) && configure_end<heads_end<64>>(device, err) &&
+           configure_end<heads_end<128>>(device, err);
 }
 
 /* Measured on an H200 with Qwen3 0.6B and 8B. */
 bool gemm_wgmma_pays(const struct device *device, const struct gemm *gemm) {
-    return device->encode_map && !gemm_is_small(gemm) && gemm->n_rows > GEMM_THIN_ROWS &&
-           gemm->n_rows <= GEMM_WGMMA_ROWS;
+    return device->encode_map && !gemm_is_small(gemm) && gemm->n_rows <= GEMM_WGMMA_ROWS;
 }

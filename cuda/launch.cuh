@@ -3,9 +3,9 @@
  *
  * Every kernel of a step calls wait_for_previous in all its threads before it reads what an earlier kernel wrote or
  * writes anything at all: then all kernels before it have ended. Only what no kernel of the step writes may be read
- * earlier: the weights, the batch arrays, keys and values of earlier steps (a step's first kernel begins when all before
- * it has ended: after_all). let_next_begin, once a block has its own loads under way, allows the next
- * kernel onto SMs with room. */
+ * earlier: the weights, the batch arrays, keys and values of earlier steps (a step's first kernel begins when all
+ * before it has ended: after_all). let_next_begin, once a block has its own loads under way, allows the next kernel
+ * onto SMs with room. */
 #ifndef QUERN_CUDA_LAUNCH_CUH
 #define QUERN_CUDA_LAUNCH_CUH
 

@@ -193,8 +193,8 @@ void cuda_free_host(struct device *device, void *memory) {
     cudaFreeHost(memory);
 }
 
-/* Between two recorded steps a copy engine costs the device some 5 us, to wait for it and to be waited for. A kernel that
- * reads or writes the host's page-locked memory itself costs less, as long as there are few bytes. */
+/* Between two recorded steps a copy engine costs the device some 5 us, to wait for it and to be waited for. A kernel
+ * that reads or writes the host's page-locked memory itself costs less, as long as there are few bytes. */
 #define COPY_THREADS 256
 #define SMALL_COPY   ((size_t)64 << 10)
 
@@ -227,6 +227,7 @@ static bool is_page_locked(const void *memory) {
 
 bool cuda_copy_to_device(struct device *device, void *to, const void *from, size_t bytes, struct error *err) {
     if (!device_use(device, err)) return false;
+    device->unscaled = {}; // the rows may be others from here on
     if (is_small_copy(to, from, bytes) && is_page_locked(from)) return copy_by_kernel(device, to, from, bytes, err);
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device->stream), err);
     return true;

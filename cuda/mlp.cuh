@@ -4,7 +4,10 @@
 
 #include "cuda/device.cuh"
 #include "cuda/math.cuh"
+#include "cuda/rmsnorm.cuh"
 
+/* For up to 16 rows, where there is nothing better. */
+bool mlp_gate_up_thin_pays(const struct context *ctx, const struct layer_weights *weights);
 bool mlp_gate_up_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 
 /* For MLP_WIDE_OVER to MLP_WIDE_ROWS rows where it pays: by the sizes alone. */
@@ -19,12 +22,16 @@ __device__ static inline float silu(float x) {
     return __fdividef(x, 1.0f + __expf(-x));
 }
 
-/* Of bf16 gate and up, to bf16. */
-__device__ static inline uint16_t silu_times(uint16_t gate, uint16_t up) {
-    return bf16_bits(silu(bf16_low(gate)) * bf16_low(up));
+/* Of bf16 gate and up of rows that are multiplied by their scale only here, to bf16. */
+__device__ static inline uint16_t silu_times(uint16_t gate, uint16_t up, float scale) {
+    return bf16_bits(silu(bf16_low(gate) * scale) * (bf16_low(up) * scale));
+}
+__device__ static inline uint32_t silu_times_pair(uint32_t gate, uint32_t up, float low_scale, float high_scale) {
+    return bf16_pair(silu(bf16_low(gate) * low_scale) * (bf16_low(up) * low_scale),
+                     silu(bf16_high(gate) * high_scale) * (bf16_high(up) * high_scale));
 }
 __device__ static inline uint32_t silu_times_pair(uint32_t gate, uint32_t up) {
-    return bf16_pair(silu(bf16_low(gate)) * bf16_low(up), silu(bf16_high(gate)) * bf16_high(up));
+    return silu_times_pair(gate, up, 1, 1);
 }
 
 #endif

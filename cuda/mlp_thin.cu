@@ -1,7 +1,8 @@
 /* The first half of mlp for up to 16 rows in one kernel: norm, gate and up, silu(gate) * up.
  *
  * A group has a tile of gate columns and the tile of up columns that belongs to it.
- * Rounding: the normed row, gate, up and the activated value to bf16, as in the separate form. */
+ * Rounding: as in mlp.cu. */
+#include "cuda/gemm_wgmma.cuh"
 #include "cuda/mlp.cuh"
 #include "cuda/thin.cuh"
 
@@ -12,9 +13,10 @@
 
 struct thin_mlp_params {
     struct thin_norm norm;
-    const uint16_t *normed; // [n_rows][hidden] of more rows than each block norms for itself
-    const uint16_t *weight; // [2 * intermediate][hidden]
-    uint16_t *activated;    // [n_rows][intermediate]
+    const uint16_t *normed;   // [n_rows][hidden] of more rows than each block norms for itself
+    struct row_scales scales; // of these
+    const uint16_t *weight;   // [2 * intermediate][hidden]
+    uint16_t *activated;      // [n_rows][intermediate]
     int32_t intermediate;
 };
 
@@ -46,7 +48,8 @@ __global__ static void __launch_bounds__(GROUPS *THIN_THREADS, 2)
     int row = thread / 8, column = thread % 8;
     if (row >= p.norm.n_rows || !exists) return;
     float gate = group_sums[group].of(row, column), up = group_sums[group].of(row, 8 + column);
-    p.activated[(size_t)row * p.intermediate + first + column] = silu_times(bf16_bits(gate), bf16_bits(up));
+    float scale = NORMS ? p.norm.scale_of(row) : scale_of_row(p.scales, row);
+    p.activated[(size_t)row * p.intermediate + first + column] = silu_times(bf16_bits(gate), bf16_bits(up), scale);
 }
 
 static size_t ring_bytes() {
@@ -56,6 +59,17 @@ static size_t ring_bytes() {
 bool mlp_thin_configure(struct error *err) {
     return allow_shared(gate_up_thin_kernel<true>, ring_bytes() + THIN_NORM_BYTES, err) &&
            allow_shared(gate_up_thin_kernel<false>, ring_bytes(), err);
+}
+
+bool mlp_gate_up_thin_pays(const struct context *ctx, const struct layer_weights *weights) {
+    struct gemm product = {(const uint16_t *)ctx->scratch.normed,
+                           weights->gate_up,
+                           ctx->scratch.activated,
+                           ctx->batch.n_rows,
+                           2 * ctx->shape->intermediate,
+                           ctx->shape->hidden,
+                           GEMM_BF16};
+    return ctx->batch.n_rows <= THIN_ROWS && !gemm_wgmma_pays(ctx->device, &product);
 }
 
 bool mlp_gate_up_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
@@ -72,7 +86,7 @@ bool mlp_gate_up_thin(const struct context *ctx, const struct weights *weights, 
     struct launch launch = {dim3((unsigned)divide_up(shape->intermediate, 8 * GROUPS)), dim3(GROUPS * THIN_THREADS),
                             ring_bytes()};
     if (!params.norm.fits())
-        return rmsnorm_rows(ctx, of_layer->post_attention_norm, err) &&
+        return rmsnorm_rows_unscaled(ctx, of_layer->post_attention_norm, &params.scales, err) &&
                launch_kernel(ctx->device, launch, gate_up_thin_kernel<false>, err, params);
     launch.shared_bytes += params.norm.shared_bytes();
     return launch_kernel(ctx->device, launch, gate_up_thin_kernel<true>, err, params);

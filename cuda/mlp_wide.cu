@@ -18,7 +18,7 @@
 #define TILE_ALIGN        1024
 #define MAX_STAGES        6
 #define CONSUMERS_BARRIER 1
-#define OTHER_SHARED      1024 // bytes: the barriers
+#define OTHER_SHARED      2048 // bytes: the barriers and scales
 
 /* L2 policies of copies, as createpolicy makes them: weights pass once, rows are read by every tile. */
 #define PASSES_ONCE 0x12F0000000000000u
@@ -27,6 +27,7 @@
 struct wide_params {
     CUtensorMap weights, rows;
     uint16_t *activated; // [n_rows][intermediate]
+    struct row_scales scales;
     int32_t n_rows, intermediate;
     int32_t n_row_tiles, tile_rows; // tile_rows come with a stage: lines past the last row would cost time
     int32_t stage_bytes;            // that come with a stage
@@ -130,7 +131,7 @@ __device__ static inline void multiply(const struct wide_params &p, struct stage
  * shared memory in whole pieces. Gate and up are rounded to bf16 before they meet. */
 template <class Form>
 __device__ static inline void activate(const struct wide_params &p, int32_t tile, int32_t first_row,
-                                       const float (&sums)[Form::halves][64], char *lines) {
+                                       const float (&sums)[Form::halves][64], const float *scales, char *lines) {
     int consumer = (int)threadIdx.x - WARPGROUP, lane = consumer % WARP, odd = lane / 4 % 2;
     int32_t n_rows = min(p.tile_rows, p.n_rows - first_row);
     char *to = lines + (lane % 4 * 2 + odd) * Form::pitch + consumer / WARP * 16 + lane / 8 * 4;
@@ -138,7 +139,8 @@ __device__ static inline void activate(const struct wide_params &p, int32_t tile
 #pragma unroll
     for (int group = 0; group < Form::rows / 8; ++group) {
         const float *d = &sums[group / 16][group % 16 * 4];
-        uint32_t mine = silu_times_pair(bf16_pair(d[0], d[1]), bf16_pair(d[2], d[3]));
+        float2 scale = *(const float2 *)(scales + group * 8 + lane % 4 * 2);
+        uint32_t mine = silu_times_pair(bf16_pair(d[0], d[1]), bf16_pair(d[2], d[3]), scale.x, scale.y);
         uint32_t other = __shfl_xor_sync(ALL_LANES, mine, 4);
         *(uint32_t *)(to + group * 8 * Form::pitch) = __byte_perm(mine, other, odd ? 0x3276 : 0x5410);
     }
@@ -160,6 +162,7 @@ __global__ static void __launch_bounds__(Form::threads, 1)
 #if HAVE_WGMMA
     extern __shared__ char unaligned[];
     __shared__ uint64_t barriers[2 * MAX_STAGES];
+    __shared__ float2 scales[Form::rows / 2]; // of the tile's rows
     char *shared = unaligned + (-shared_address(unaligned) & (TILE_ALIGN - 1));
     struct stage stage = {shared_address(shared), shared_address(barriers), p.n_stages, Form::stage_bytes, 0, 0};
     int32_t tile = (int32_t)blockIdx.x / p.n_row_tiles;
@@ -188,9 +191,11 @@ __global__ static void __launch_bounds__(Form::threads, 1)
         if (threadIdx.x == 0) produce<Form>(p, tile, first_row, stage);
     } else {
         take_registers<Form::consumer_registers>();
+        for (int32_t row = (int32_t)threadIdx.x - WARPGROUP; row < Form::rows; row += Form::consumers)
+            ((float *)scales)[row] = first_row + row < p.n_rows ? scale_of_row(p.scales, first_row + row) : 0;
         float sums[Form::halves][64] = {};
         multiply<Form>(p, stage, sums);
-        activate<Form>(p, tile, first_row, sums, shared);
+        activate<Form>(p, tile, first_row, sums, (const float *)scales, shared);
     }
 #endif
 }
@@ -236,9 +241,12 @@ static int32_t dynamic_shared(const struct device *device) {
     return (int32_t)device->properties.sharedMemPerBlockOptin - OTHER_SHARED;
 }
 
-template <class Form> static bool run(const struct device *device, const struct gemm *gemm, struct error *err) {
+template <class Form>
+static bool run(const struct device *device, const struct gemm *gemm, const struct row_scales *scales,
+                struct error *err) {
     struct wide_params p = {};
     p.activated = (uint16_t *)gemm->c;
+    p.scales = *scales;
     p.n_rows = gemm->n_rows;
     p.intermediate = gemm->n_columns / 2;
     p.n_row_tiles = divide_up(gemm->n_rows, Form::rows);
@@ -269,11 +277,12 @@ template <class Form> static int32_t cost_of(const struct device *device, const 
 }
 
 /* Of two forms that cost alike the larger reads less. */
-static bool run_cheapest(const struct device *device, const struct gemm *gemm, struct error *err) {
+static bool run_cheapest(const struct device *device, const struct gemm *gemm, const struct row_scales *scales,
+                         struct error *err) {
     int32_t of_narrow = cost_of<narrow>(device, gemm), of_wide = cost_of<wide>(device, gemm);
     int32_t of_large = cost_of<large>(device, gemm);
-    if (of_large <= of_wide && of_large <= of_narrow) return run<large>(device, gemm, err);
-    return of_wide <= of_narrow ? run<wide>(device, gemm, err) : run<narrow>(device, gemm, err);
+    if (of_large <= of_wide && of_large <= of_narrow) return run<large>(device, gemm, scales, err);
+    return of_wide <= of_narrow ? run<wide>(device, gemm, scales, err) : run<narrow>(device, gemm, scales, err);
 }
 
 template <class Form> static bool configure(const struct device *device, struct error *err) {
@@ -310,5 +319,7 @@ bool mlp_gate_up_wide_pays(const struct context *ctx, const struct layer_weights
 bool mlp_gate_up_wide(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {
     const struct layer_weights *of_layer = &weights->layers[layer];
     struct gemm gemm = product_of(ctx, of_layer);
-    return rmsnorm_rows(ctx, of_layer->post_attention_norm, err) && run_cheapest(ctx->device, &gemm, err);
+    struct row_scales scales;
+    return rmsnorm_rows_unscaled(ctx, of_layer->post_attention_norm, &scales, err) &&
+           run_cheapest(ctx->device, &gemm, &scales, err);
 }

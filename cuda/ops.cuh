@@ -7,6 +7,7 @@
 bool cuda_embed(const struct context *ctx, const struct weights *weights, struct error *err);
 bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool rmsnorm_qkv_many(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
+bool rmsnorm_qkv_thin_pays(const struct context *ctx, const struct layer_weights *weights);
 bool rmsnorm_qkv_thin(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err);
 bool cuda_rmsnorm_qkv_separate(const struct context *ctx, const struct weights *weights, int32_t layer,
                                struct error *err);

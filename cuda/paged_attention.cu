@@ -4,10 +4,22 @@
 #include "cuda/experts.cuh"
 #include "cuda/ops.cuh"
 
-size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
+/* Behind what decode and the experts have, one op after the other. */
+static size_t squares_begin(const struct model_shape *shape, const struct context_limits *limits) {
     size_t of_decode = paged_decode_workspace_bytes(shape);
     size_t of_experts = expert_routing_at(NULL, shape, limits->max_rows).bytes;
-    return of_decode > of_experts ? of_decode : of_experts; // one op after the other
+    size_t begin = of_decode > of_experts ? of_decode : of_experts;
+    return (begin + 255) / 256 * 256;
+}
+
+size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits) {
+    size_t squares = (size_t)SQUARED_ROWS * (size_t)divide_up(shape->hidden, SQUARED_COLUMNS);
+    if (squares < (size_t)limits->max_rows) squares = (size_t)limits->max_rows;
+    return squares_begin(shape, limits) + squares * sizeof(float);
+}
+
+float *row_squares(const struct context *ctx) {
+    return (float *)((char *)ctx->scratch.workspace + squares_begin(ctx->shape, &ctx->limits));
 }
 
 bool cuda_paged_attention(const struct context *ctx, int32_t layer, struct error *err) {

@@ -6,10 +6,11 @@
 
 #define HELD 2 // pieces of eight values that a thread keeps: rows up to 4,096 wide are read once
 
-/* One block per row. Moves 4 * hidden bytes in (what is not held, twice: it hits the cache) and 2 * hidden out. */
+/* One block per row; with squares unscaled. Moves 4 * hidden bytes in (what is not held, twice: it hits the cache) and
+ * 2 * hidden out. */
 __global__ static void __launch_bounds__(NORM_THREADS)
     rmsnorm_kernel(const float *x, const uint16_t *weight, const struct sample_row *samples, uint16_t *normed,
-                   int32_t hidden, float eps) {
+                   float *squares, int32_t hidden, float eps) {
     __shared__ float partials[NORM_WARPS];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     let_next_begin();
@@ -37,7 +38,8 @@ __global__ static void __launch_bounds__(NORM_THREADS)
     float sum = warp_sum(sums[0]);
     if (lane == 0) partials[warp] = sum;
     __syncthreads();
-    float scale = inverse_rms(partials, hidden, eps);
+    float scale = squares ? 1.0f : inverse_rms(partials, hidden, eps);
+    if (squares && threadIdx.x == 0) squares[blockIdx.x] = square_sum_of(partials);
 
 #pragma unroll
     for (int j = 0; j < HELD; ++j) {
@@ -51,20 +53,31 @@ __global__ static void __launch_bounds__(NORM_THREADS)
 }
 
 static bool launch(const struct context *ctx, const uint16_t *weight, const struct sample_row *samples, int32_t n_rows,
-                   struct error *err) {
+                   float *squares, struct error *err) {
     const struct model_shape *shape = ctx->shape;
+    ctx->device->unscaled = {};
     if (n_rows == 0) return true;
     struct launch launch = {dim3((unsigned)n_rows), dim3(NORM_THREADS)};
     return launch_kernel(ctx->device, launch, rmsnorm_kernel, err, ctx->scratch.hidden, weight, samples,
-                         (uint16_t *)ctx->scratch.normed, shape->hidden, shape->rms_eps);
+                         (uint16_t *)ctx->scratch.normed, squares, shape->hidden, shape->rms_eps);
 }
 
 bool rmsnorm_rows(const struct context *ctx, const uint16_t *weight, struct error *err) {
-    return launch(ctx, weight, NULL, ctx->batch.n_rows, err);
+    return launch(ctx, weight, NULL, ctx->batch.n_rows, NULL, err);
+}
+
+bool rmsnorm_rows_unscaled(const struct context *ctx, const uint16_t *weight, struct row_scales *scales,
+                           struct error *err) {
+    const struct unscaled_rows *there = &ctx->device->unscaled;
+    *scales = {row_squares(ctx), 1, ctx->shape->hidden, ctx->shape->rms_eps};
+    if (there->norm != weight || there->n_rows != ctx->batch.n_rows)
+        return launch(ctx, weight, NULL, ctx->batch.n_rows, row_squares(ctx), err);
+    scales->n_parts = there->n_parts;
+    return true;
 }
 
 bool rmsnorm_sample_rows(const struct context *ctx, const uint16_t *weight, struct error *err) {
-    return launch(ctx, weight, ctx->batch.samples, ctx->batch.n_samples, err);
+    return launch(ctx, weight, ctx->batch.samples, ctx->batch.n_samples, NULL, err);
 }
 
 cudaError_t rmsnorm_probe(cudaFuncAttributes *attributes) {

@@ -259,8 +259,8 @@ bool cuda_rmsnorm_qkv_fused(const struct context *ctx, const struct weights *wei
     const struct model_shape *shape = ctx->shape;
     const struct layer_weights *of_layer = &weights->layers[layer];
     if (ctx->device->properties.major >= 9)
-        return ctx->batch.n_rows <= THIN_ROWS ? rmsnorm_qkv_thin(ctx, weights, layer, err)
-                                              : rmsnorm_qkv_many(ctx, weights, layer, err);
+        return rmsnorm_qkv_thin_pays(ctx, of_layer) ? rmsnorm_qkv_thin(ctx, weights, layer, err)
+                                                    : rmsnorm_qkv_many(ctx, weights, layer, err);
     struct qkv_params params = {};
     params.x = ctx->scratch.hidden;
     params.norm = of_layer->input_norm;

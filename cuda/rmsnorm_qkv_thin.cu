@@ -3,7 +3,7 @@
  * A cluster of blocks makes one head. A group has dimensions d to d + 7 and their partners of the rotation, head_dim /
  * 2 further; only the sums of squares of the QK-norm cross between blocks. All that does not depend on x, the rotation
  * and where the row goes, is there before the kernel ahead has ended.
- * Rounding: the normed row to bf16, then float32 up to q, K and V. */
+ * Rounding: x times the norm's weight to bf16, then float32 up to q, K and V. */
 #include "cuda/cluster.cuh"
 #include "cuda/ops.cuh"
 #include "cuda/qkv_heads.cuh"
@@ -17,8 +17,9 @@
 
 struct thin_qkv_params {
     struct thin_norm norm;
-    const uint16_t *normed; // [n_rows][hidden] of more rows than each block norms for itself
-    const uint16_t *weight; // [heads * head_dim][hidden]
+    const uint16_t *normed;   // [n_rows][hidden] of more rows than each block norms for itself
+    struct row_scales scales; // of these
+    const uint16_t *weight;   // [heads * head_dim][hidden]
     struct qkv_heads heads;
 };
 
@@ -62,7 +63,10 @@ __global__ static void __launch_bounds__(GROUPS *THIN_THREADS, 2)
     group_sums[group].put(sums);
     __syncthreads();
 
-    float value = group_sums[group].of(row, column), squares = value * value;
+    float value = 0;
+    if (row < p.norm.n_rows)
+        value = group_sums[group].of(row, column) * (NORMS ? p.norm.scale_of(row) : scale_of_row(p.scales, row));
+    float squares = value * value;
     for (int step = 1; step < GROUP_COLUMNS; step *= 2) squares += __shfl_xor_sync(ALL_LANES, squares, step);
     cluster_wait();
     if (column < BLOCKS) // each of the first threads tells one block
@@ -95,12 +99,12 @@ bool rmsnorm_qkv_thin_configure(struct error *err) {
 }
 
 template <int HEAD_DIM>
-static bool launch_thin(const struct context *ctx, const struct thin_qkv_params *params, struct error *err) {
+static bool launch_thin(const struct context *ctx, struct thin_qkv_params *params, struct error *err) {
     constexpr int BLOCKS = HEAD_DIM / GROUP_COLUMNS / GROUPS;
     int32_t n_heads = params->heads.n_heads + 2 * params->heads.n_kv_heads;
     struct launch launch = {dim3((unsigned)(n_heads * BLOCKS)), dim3(GROUPS * THIN_THREADS), ring_bytes(), BLOCKS};
     if (!params->norm.fits())
-        return rmsnorm_rows(ctx, params->norm.norm, err) &&
+        return rmsnorm_rows_unscaled(ctx, params->norm.norm, &params->scales, err) &&
                launch_kernel(ctx->device, launch, rmsnorm_qkv_thin_kernel<HEAD_DIM, false>, err, *params);
     launch.shared_bytes += params->norm.shared_bytes();
     return launch_kernel(ctx->device, launch, rmsnorm_qkv_thin_kernel<HEAD_DIM, true>, err, *params);

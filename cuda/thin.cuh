@@ -128,7 +128,8 @@ template <int TILES> struct thin_sums {
     }
 };
 
-/* Up to THIN_NORM_ROWS rows of x normalised into shared memory by the whole block: the bits of rmsnorm_rows. */
+/* Up to THIN_NORM_ROWS rows of x times the norm's weight, brought into shared memory by the whole block: the bits of
+ * rmsnorm_rows_unscaled. */
 struct thin_norm {
     const float *x;       // [n_rows][hidden]
     const uint16_t *norm; // [hidden]
@@ -160,11 +161,20 @@ struct thin_norm {
         return weights;
     }
 
+    __device__ static inline float (*square_sums())[NORM_WARPS] {
+        __shared__ float partials[THIN_NORM_ROWS][NORM_WARPS];
+        return partials;
+    }
+    /* After `into` and a barrier. */
+    __device__ inline float scale_of(int row) const {
+        return inverse_rms(square_sums()[row], hidden, eps);
+    }
+
     /* A group takes every GROUPS-th row. What it has read of a row up to 4,096 wide stays in registers. */
     template <int GROUPS>
     __device__ inline struct thin_rows into(uint16_t *normed, const struct weights &weights) const {
         constexpr int HELD = THIN_HELD;
-        __shared__ float partials[THIN_NORM_ROWS][NORM_WARPS];
+        float(*partials)[NORM_WARPS] = square_sums();
         static_assert(NORM_WARPS == THIN_SEGMENTS, "a group has the warps of rmsnorm_rows");
         int thread = threadIdx.x % THIN_THREADS, warp = thread / WARP, lane = thread % WARP;
         for (int base = 0; base < n_rows; base += GROUPS) {
@@ -185,14 +195,12 @@ struct thin_norm {
                 square_sum = warp_sum(square_sum);
                 if (lane == 0) partials[row][warp] = square_sum;
             }
-            __syncthreads();
             if (row < n_rows) {
-                float scale = inverse_rms(partials[row], hidden, eps);
                 uint16_t *to = normed + (size_t)row * pitch(hidden);
 #pragma unroll
-                for (int j = 0; j < HELD; ++j) put(to, (j * THIN_THREADS + thread) * 4, held[j], scale, weights.of[j]);
+                for (int j = 0; j < HELD; ++j) put(to, (j * THIN_THREADS + thread) * 4, held[j], weights.of[j]);
                 for (int32_t i = (HELD * THIN_THREADS + thread) * 4; i < hidden; i += THIN_THREADS * 4)
-                    put(to, i, *(const float4 *)(from + i), scale, __ldg((const uint2 *)(norm + i)));
+                    put(to, i, *(const float4 *)(from + i), __ldg((const uint2 *)(norm + i)));
             }
         }
         __syncthreads();
@@ -202,10 +210,10 @@ struct thin_norm {
     __device__ static inline float square_of(const float4 &v) {
         return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
-    __device__ inline void put(uint16_t *to, int32_t i, const float4 &v, float scale, const uint2 &weight) const {
+    __device__ inline void put(uint16_t *to, int32_t i, const float4 &v, const uint2 &weight) const {
         if (i >= hidden) return;
-        *(uint2 *)(to + i) = make_uint2(bf16_pair(v.x * scale * bf16_low(weight.x), v.y * scale * bf16_high(weight.x)),
-                                        bf16_pair(v.z * scale * bf16_low(weight.y), v.w * scale * bf16_high(weight.y)));
+        *(uint2 *)(to + i) = make_uint2(bf16_pair(v.x * bf16_low(weight.x), v.y * bf16_high(weight.x)),
+                                        bf16_pair(v.z * bf16_low(weight.y), v.w * bf16_high(weight.y)));
     }
 };
 

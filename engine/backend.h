@@ -4,8 +4,8 @@
  * writes only scratch and kv, is asynchronous where the device is, and fails with ERR_DEVICE. Copies to the device from
  * alloc_host memory may be asynchronous too: that memory must keep its content until copy_to_host, read_wait or
  * synchronize has waited for what came later. Ops run in the order they are called. What an asynchronous device readies
- * for a number of rows, it readies for all up to the next eighth of a power of two, from 64 on. `x` below is scratch.hidden
- * (float32); `act` is activation_dtype; sums are float32.
+ * for a number of rows, it readies for all up to the next eighth of a power of two, from 64 on. `x` below is
+ * scratch.hidden (float32); `act` is activation_dtype; sums are float32.
  */
 #ifndef QUERN_ENGINE_BACKEND_H
 #define QUERN_ENGINE_BACKEND_H

@@ -209,6 +209,47 @@ static void large_products_are_right(void **state) {
     on_targets(state, check_large_products);
 }
 
+/* What a product leaves for the norm that follows, up to 64 rows on a GPU with wgmma: each op against its reference on
+ * what the one before has left, with no copy between, after which nothing is taken for granted. */
+static void check_ops_in_a_row(const struct target *target) {
+    static const int32_t n_rows[] = {1, 8, 9, 33, 64};
+    struct rig_options options = rig_defaults();
+    struct error err = {0};
+    options.shape.n_layers = 2;
+    options.shape.hidden = 1024;
+    options.shape.n_heads = 16;
+    options.shape.intermediate = 2048;
+    struct rig *rig = rig_create(target, &options);
+    for (size_t i = 0; i < sizeof n_rows / sizeof *n_rows; ++i) {
+        struct rig_sequence seq = {.content = ROW_CONTENT, .start = 0, .n_rows = n_rows[i]};
+        size_t rows = (size_t)n_rows[i], count = rows * (size_t)rig->shape.hidden;
+        size_t q_count = rows * (size_t)shape_q_columns(&rig->shape);
+        rig_prepare(rig, &seq, 1, false);
+        rig_fill_hidden(rig);
+        rig_fill_attention(rig);
+        rig_must(target->ops->attention_output(rig->ctx, &rig->weights, 0, &err), &err);
+        float *x = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
+        double *expected = reference_mlp(rig, 0, x, NULL);
+        rig_must(target->ops->mlp(rig->ctx, &rig->weights, 0, &err), &err);
+        free(x);
+        x = rig_read(rig, rig->ctx->scratch.hidden, DTYPE_F32, count);
+        check_error(target, "mlp in a row", relative_error(x, expected, count), 2 * target->matrix_tolerance);
+        struct reference_qkv qkv = reference_rmsnorm_qkv(rig, 1, x);
+        rig_must(target->ops->rmsnorm_qkv(rig->ctx, &rig->weights, 1, &err), &err);
+        float *q = rig_read(rig, rig->ctx->scratch.q, target->ops->activation_dtype, q_count);
+        check_error(target, "q in a row", relative_error(q, qkv.q, q_count), target->matrix_tolerance);
+        reference_qkv_finish(&qkv);
+        free(expected);
+        free(x);
+        free(q);
+    }
+    rig_destroy(rig);
+}
+
+static void ops_in_a_row_are_right(void **state) {
+    on_targets(state, check_ops_in_a_row);
+}
+
 /* Keys are split every 256 tokens, and every 512 where the partial results of max_seqs sequences would take more than
  * 256 MB. */
 static void check_long_context(const struct target *target, int32_t max_seqs) {
@@ -345,6 +386,7 @@ int main(void) {
         {"a row is the same with many outputs on cuda", row_is_the_same_with_many_outputs, NULL, NULL, (void *)"cuda"},
         ON_EVERY_BACKEND("attention is the same in any chunk", attention_is_the_same_in_any_chunk),
         ON_EVERY_BACKEND("large products", large_products_are_right),
+        {"ops in a row on cuda", ops_in_a_row_are_right, NULL, NULL, (void *)"cuda"},
         ON_EVERY_BACKEND("long contexts", long_context_is_right),
         ON_EVERY_BACKEND("large vocabularies", large_vocabularies_are_sampled),
         ON_EVERY_BACKEND("unsupported shapes are refused", unsupported_shapes_are_refused),

@@ -191,8 +191,9 @@ static void run_all(struct engine *engine, const struct prompts *prompts, struct
     for (int i = 0; i < N_REQUESTS; ++i) wait_for(&answers[i]);
 }
 
-/* On CUDA the logits of a row may differ by up to 0.06 with its company: a draw whose two best scores are nearer than
- * twice that may fall otherwise. Greedy requests are equal all the same, and on the CPU all are. */
+/* On CUDA the logits of a row may differ by up to 0.06 with its company, 0.08 in the separate form: where the two best
+ * scores, or of a greedy request the logits, are nearer than twice that another token may be chosen. On the CPU never.
+ */
 #define NEAR_SCORES 0.12
 
 static bool equal_answers(const struct answer *a, const struct answer *b) {
@@ -202,8 +203,8 @@ static bool equal_answers(const struct answer *a, const struct answer *b) {
 
 /* How far apart the scores (engine/sampling.h) of the first two tokens that differ are, from the logits after what is
  * common to both; infinity when no token differs. */
-static double gap_of_draws(const struct target *target, const struct prompts *prompts, int i, const struct answer *a,
-                           const struct answer *b) {
+static double gap_of_draws(const struct target *target, const struct prompts *prompts, int i, bool sampled,
+                           const struct answer *a, const struct answer *b) {
     int32_t common = 0, n_prompt = prompts->count[i];
     while (common < a->n_tokens && common < b->n_tokens && a->tokens[common] == b->tokens[common]) common++;
     if (common == a->n_tokens || common == b->n_tokens) return INFINITY;
@@ -217,7 +218,8 @@ static double gap_of_draws(const struct target *target, const struct prompts *pr
     double score[2];
     for (int k = 0; k < 2; ++k) {
         int32_t token = (k == 0 ? a : b)->tokens[common];
-        score[k] = trace.logits[token] + sampling_gumbel((uint64_t)i, (uint32_t)token, (uint32_t)trace.n_prompt);
+        score[k] = trace.logits[token];
+        if (sampled) score[k] += sampling_gumbel((uint64_t)i, (uint32_t)token, (uint32_t)trace.n_prompt);
     }
     demo_close(demo);
     traces_free(&trace, 1);
@@ -225,14 +227,19 @@ static double gap_of_draws(const struct target *target, const struct prompts *pr
     return fabs(score[0] - score[1]);
 }
 
-static void assert_same_answer(const struct target *target, const char *what, const struct prompts *prompts, int i,
-                               const struct answer *alone, const struct answer *got) {
+static void assert_same_or_near(const struct target *target, const char *what, const struct prompts *prompts, int i,
+                                bool sampled, const struct answer *alone, const struct answer *got) {
     if (equal_answers(alone, got)) return;
     bool exact = target->ops->kv_dtype == DTYPE_F32; // the CPU backend
-    if (exact || !is_sampled(i)) fail_msg("%s: %s: request %d got other tokens than alone", target->label, what, i);
-    double gap = gap_of_draws(target, prompts, i, alone, got);
-    print_message("# %s: %s: request %d drew otherwise where scores are %g apart\n", target->label, what, i, gap);
+    if (exact) fail_msg("%s: %s: request %d got other tokens than alone", target->label, what, i);
+    double gap = gap_of_draws(target, prompts, i, sampled, alone, got);
+    print_message("# %s: %s: request %d goes on otherwise where scores are %g apart\n", target->label, what, i, gap);
     if (!(gap <= NEAR_SCORES)) fail_msg("%s: %s: request %d got other tokens than alone", target->label, what, i);
+}
+
+static void assert_same_answer(const struct target *target, const char *what, const struct prompts *prompts, int i,
+                               const struct answer *alone, const struct answer *got) {
+    assert_same_or_near(target, what, prompts, i, is_sampled(i), alone, got);
 }
 
 static void assert_same(const struct target *target, const char *what, const struct prompts *prompts,
@@ -342,12 +349,12 @@ static void check_sizes(const struct target *target, const struct demo_model *mo
         wait_for(&alone[i]);
     }
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes && !(on_processor && sizes[s] > 33); ++s) {
+        char what[64];
+        snprintf(what, sizeof what, "%d at once, graphs %s", sizes[s], graphs ? "on" : "off");
         for (int i = 0; i < sizes[s]; ++i) start_with(engine, &got[i], &prompts, i % N_REQUESTS, 0);
         for (int i = 0; i < sizes[s]; ++i) {
             wait_for(&got[i]);
-            if (!equal_answers(&alone[i % N_REQUESTS], &got[i]))
-                fail_msg("%s, %s: graphs %s: request %d of %d got other tokens than alone", target->label, model->name,
-                         graphs ? "on" : "off", i, sizes[s]);
+            assert_same_or_near(target, what, &prompts, i % N_REQUESTS, false, &alone[i % N_REQUESTS], &got[i]);
         }
     }
     engine_destroy(engine);
