@@ -22,6 +22,7 @@ struct expert_routing expert_routing_at(void *base, const struct model_shape *sh
     routing.active = (struct expert_rows *)arena_take(&arena, (size_t)shape->n_experts, sizeof *routing.active);
     routing.tiles =
         (struct expert_rows *)arena_take(&arena, (size_t)count_expert_tiles(shape, max_rows), sizeof *routing.tiles);
+    routing.starts = (int32_t *)arena_take(&arena, (size_t)shape->n_experts, sizeof *routing.starts);
     routing.counts = (int32_t *)arena_take(&arena, 3, sizeof *routing.counts);
     if (max_rows > EXPERTS_FEW_ROWS) {
         routing.gathered = (uint16_t *)arena_take(&arena, pairs * hidden, sizeof *routing.gathered);
@@ -31,14 +32,17 @@ struct expert_routing expert_routing_at(void *base, const struct model_shape *sh
     return routing;
 }
 
-/* Grid (places that there are at most). Moves 4 * hidden bytes. */
+/* Grid (pairs): each goes to its place. Moves 4 * hidden bytes. */
 __global__ static void __launch_bounds__(ROW_THREADS)
-    gather_kernel(const struct expert_routing routing, const uint16_t *normed, int32_t hidden) {
+    gather_kernel(const struct expert_routing routing, const uint16_t *normed, int32_t hidden, int32_t n_active) {
     let_next_begin();
     wait_for_previous();
-    int32_t place = (int32_t)blockIdx.x;
-    if (place >= routing.counts[2]) return;
-    const uint4 *from = (const uint4 *)(normed + (size_t)routing.rows[place] * hidden);
+    int32_t pair = (int32_t)blockIdx.x, expert = routing.experts[pair];
+    if (expert < 0) return;
+    int32_t place = routing.starts[expert] + routing.places[pair];
+    __syncthreads(); // all have read it
+    if (threadIdx.x == 0) routing.places[pair] = place;
+    const uint4 *from = (const uint4 *)(normed + (size_t)(pair / n_active) * hidden);
     uint4 *to = (uint4 *)(routing.gathered + (size_t)place * hidden);
     for (int32_t i = (int32_t)threadIdx.x; i < hidden / 8; i += ROW_THREADS) to[i] = from[i];
 }
@@ -76,11 +80,11 @@ __global__ static void __launch_bounds__(ROW_THREADS)
 static bool run_many(const struct context *ctx, const struct layer_weights *weights,
                      const struct expert_routing *routing, struct error *err) {
     int32_t n_rows = ctx->batch.n_rows, hidden = ctx->shape->hidden, n_active = ctx->shape->n_active_experts;
-    struct launch of_places = {dim3((unsigned)(n_rows * n_active)), dim3(ROW_THREADS)};
+    struct launch of_pairs = {dim3((unsigned)(n_rows * n_active)), dim3(ROW_THREADS)};
     struct launch of_rows = {dim3((unsigned)n_rows), dim3(ROW_THREADS)};
     return route_rows(ctx, weights, {0, n_rows}, routing, err) &&
-           launch_kernel(ctx->device, of_places, gather_kernel, err, *routing, (const uint16_t *)ctx->scratch.normed,
-                         hidden) &&
+           launch_kernel(ctx->device, of_pairs, gather_kernel, err, *routing, (const uint16_t *)ctx->scratch.normed,
+                         hidden, n_active) &&
            experts_many(ctx, weights, routing, err) &&
            launch_kernel(ctx->device, of_rows, add_experts_kernel, err, *routing, ctx->scratch.hidden, hidden,
                          n_active);
@@ -101,7 +105,8 @@ bool cuda_experts(const struct context *ctx, const struct weights *weights, int3
 }
 
 bool experts_configure(struct device *device, struct error *err) {
-    CUDA_TRY(cudaMalloc((void **)&device->route_arrivals, sizeof *device->route_arrivals), err);
-    CUDA_TRY(cudaMemsetAsync(device->route_arrivals, 0, sizeof *device->route_arrivals, device->stream), err);
+    size_t bytes = (1 + MODEL_MAX_EXPERTS) * sizeof *device->route_arrivals;
+    CUDA_TRY(cudaMalloc((void **)&device->route_arrivals, bytes), err);
+    CUDA_TRY(cudaMemsetAsync(device->route_arrivals, 0, bytes, device->stream), err);
     return experts_few_configure(device, err) && experts_many_configure(device, err);
 }

@@ -9,8 +9,8 @@
 
 #include "cuda/device.cuh"
 
-#define EXPERTS_FEW_ROWS  64  // up to here each expert's weights pass by its rows
-#define EXPERTS_TILE_ROWS 128 // of one expert, beyond
+#define EXPERTS_FEW_ROWS  32  // up to here each expert's weights pass by its rows
+#define EXPERTS_TILE_ROWS 192 // of one expert, beyond: 2,048 rows send 128 +- 11 to each of 128 experts
 
 /* Pairs of one expert that lie together. */
 struct expert_rows {
@@ -21,10 +21,11 @@ struct expert_rows {
 struct expert_routing {
     int32_t *experts;           // [pairs], -1: none
     float *weights;             // [pairs]
-    int32_t *places;            // [pairs], -1: none
-    int32_t *rows;              // [places]
+    int32_t *places;            // [pairs], -1: none; of many rows at first the number among those of the expert
+    int32_t *rows;              // [places], of few rows
     struct expert_rows *active; // [counts[0]] the experts that have rows, ascending
     struct expert_rows *tiles;  // [counts[1]] the same in tiles of at most EXPERTS_TILE_ROWS
+    int32_t *starts;            // [n_experts] first place of each
     int32_t *counts;            // [3] of active, of tiles, of places
     uint16_t *gathered;         // [places][hidden] normed rows, where rows are many
     float *outputs;             // [places][hidden] of experts, likewise

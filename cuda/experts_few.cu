@@ -1,4 +1,4 @@
-/* Experts of up to 64 rows: bound by reading the weights of those that are chosen, once.
+/* Experts of up to 32 rows: bound by reading the weights of those that are chosen, once.
  *
  * A warp takes a tile of 8 columns of one expert after another, and goes through all of k by itself. Every lane brings
  * the weights of its own fragments to shared memory, RING steps ahead and on into the next tile, and reads them back
@@ -16,6 +16,11 @@
 #define DOWN_RING     ((size_t)DOWN_WARPS * RING_PIECES * sizeof(uint4))
 #define PAIR_BYTES    (8 * sizeof(float)) // of down: one tile's columns
 
+/* On an SM. */
+static constexpr int gate_up_blocks(int rows) {
+    return rows <= 8 ? 5 : 4;
+}
+
 struct few_params {
     struct expert_routing routing;
     const uint16_t *gate_up, *down, *normed;
@@ -29,14 +34,16 @@ __device__ static inline void prefetch(const void *from) {
     asm volatile("prefetch.global.L1 [%0];" ::"l"(from) : "memory");
 }
 
-/* The tiles of one warp: task(i) is its i-th, of at most 16 * MT rows. Work says what they are:
+/* The tiles of one warp: task(i) is its i-th, of at most ROWS rows. Work says what they are:
  *   int32_t count; depth                   tiles, and k
  *   struct expert_rows rows_of(i)          of its expert
  *   const uint16_t *column_of(i, rows)     this lane's column g
  *   const uint16_t *row_of(place)          inputs of the pair there
  *   void finish(i, rows, tile, sums)       sums of 16 rows of the tile, as fragments */
-template <int MT, class Work> __device__ static inline void run_tiles(const Work &work, uint4 *ring) {
-    constexpr int STEPS = MT == 1 ? GROUP : MT == 2 ? 2 : 1; // whose rows are asked for together
+template <int ROWS, class Work> __device__ static inline void run_tiles(const Work &work, uint4 *ring) {
+    constexpr int MT = (ROWS + 15) / 16, HALVES = ROWS > 8 ? 2 : 1; // tiles of 16 rows, of two halves
+    constexpr bool AHEAD = ROWS <= 16;       // rows of the next steps are asked for while these are multiplied
+    constexpr int STEPS = AHEAD ? GROUP : 2; // whose rows are asked for together
     int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     int32_t n_groups = ((work.depth + 31) / 32 + GROUP - 1) / GROUP;
     const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -66,40 +73,43 @@ template <int MT, class Work> __device__ static inline void run_tiles(const Work
     int32_t slot = 0;
     for (int32_t task = 0; task < work.count; ++task) {
         struct expert_rows rows = work.rows_of(task);
-        const uint16_t *inputs[MT][2];
-        bool exists[MT][2];
+        const uint16_t *inputs[MT][HALVES];
+        bool exists[MT][HALVES];
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int half = 0; half < HALVES; ++half) {
                 int32_t row = m * 16 + half * 8 + g;
                 exists[m][half] = row < rows.count;
                 inputs[m][half] = work.row_of(rows.first + (exists[m][half] ? row : 0)) + t * 8;
             }
         }
+        auto fetch_rows = [&](int32_t step, uint4(&to)[MT][HALVES][STEPS]) {
+#pragma unroll
+            for (int i = 0; i < MT * HALVES * STEPS; ++i) {
+                int m = i / STEPS / HALVES, half = i / STEPS % HALVES;
+                int32_t k = (step + i % STEPS) * 32;
+                to[m][half][i % STEPS] =
+                    exists[m][half] && k + t * 8 < work.depth ? *(const uint4 *)(inputs[m][half] + k) : zero;
+            }
+        };
         float sums[MT][4] = {};
+        uint4 now[MT][HALVES][STEPS], next[MT][HALVES][STEPS];
+        if (AHEAD) fetch_rows(0, now);
         for (int32_t group = 0; group < n_groups; ++group) {
 #pragma unroll
             for (int from = 0; from < GROUP; from += STEPS) {
-                uint4 tops[MT][STEPS], bottoms[MT][STEPS];
-#pragma unroll
-                for (int m = 0; m < MT; ++m) {
-#pragma unroll
-                    for (int i = 0; i < STEPS; ++i) {
-                        int32_t k = (group * GROUP + from + i) * 32;
-                        bool inside = k + t * 8 < work.depth;
-                        tops[m][i] = exists[m][0] && inside ? *(const uint4 *)(inputs[m][0] + k) : zero;
-                        bottoms[m][i] = exists[m][1] && inside ? *(const uint4 *)(inputs[m][1] + k) : zero;
-                    }
-                }
+                fetch_rows(group * GROUP + from + (AHEAD ? STEPS : 0), AHEAD ? next : now);
                 if (from == 0) copy_wait<RING / GROUP - 1>();
 #pragma unroll
                 for (int i = 0; i < STEPS; ++i) {
                     uint4 b = ring[(slot * GROUP + from + i) * WARP];
 #pragma unroll
                     for (int m = 0; m < MT; ++m)
-                        if (m * 16 < rows.count) mma_k32(sums[m], tops[m][i], bottoms[m][i], b);
+                        if (m * 16 < rows.count)
+                            mma_k32(sums[m], now[m][0][i], HALVES > 1 ? now[m][HALVES - 1][i] : zero, b);
                 }
+                if (AHEAD) memcpy(now, next, sizeof now);
             }
             slot = (slot + 1) % (RING / GROUP);
             fetch();
@@ -145,8 +155,8 @@ struct gate_up_work {
 
 /* Grid: as many blocks as fit. Reads 4 * hidden bytes for each column of the experts that have rows, and 2 * hidden for
  * each pair and tile, mostly from caches. */
-template <int MT>
-__global__ static void __launch_bounds__(GATE_UP_WARPS *WARP, MT == 1 ? 6 : 4)
+template <int ROWS>
+__global__ static void __launch_bounds__(GATE_UP_WARPS *WARP, gate_up_blocks(ROWS))
     experts_gate_up_kernel(const __grid_constant__ struct few_params p) {
     __shared__ uint4 rings[GATE_UP_WARPS][RING_PIECES];
     int warp = threadIdx.x / WARP;
@@ -158,7 +168,7 @@ __global__ static void __launch_bounds__(GATE_UP_WARPS *WARP, MT == 1 ? 6 : 4)
     int32_t n_tasks = p.routing.counts[0] * n_tiles;
     struct gate_up_work work = {
         p, first, n_warps, n_tiles, first < n_tasks ? (n_tasks - first + n_warps - 1) / n_warps : 0, p.hidden};
-    run_tiles<MT>(work, rings[warp]);
+    run_tiles<ROWS>(work, rings[warp]);
 }
 
 /* One tile of 8 columns of every expert, over the warps of a block. */
@@ -187,7 +197,7 @@ struct down_work {
 
 /* Grid (tiles of 8 columns). Reads 16 * intermediate bytes of each expert that has rows and 2 * intermediate of each
  * pair; the pairs meet in shared memory, and each row adds its own up. */
-template <int MT>
+template <int ROWS>
 __global__ static void __launch_bounds__(DOWN_WARPS *WARP, 2)
     experts_down_kernel(const __grid_constant__ struct few_params p) {
     extern __shared__ uint4 shared[]; // rings, partials
@@ -199,12 +209,20 @@ __global__ static void __launch_bounds__(DOWN_WARPS *WARP, 2)
     int32_t n_active = p.routing.counts[0];
     struct down_work work = {p, partials, (int32_t)blockIdx.x * 8,
                              n_active > warp ? (n_active - warp + DOWN_WARPS - 1) / DOWN_WARPS : 0, p.intermediate};
-    run_tiles<MT>(work, shared + warp * RING_PIECES);
+    /* What the rows are added up by is on its way meanwhile; up to 12 bytes behind it lie between two arrays. */
+    __shared__ __align__(16) int32_t places_of[EXPERTS_FEW_ROWS * MODEL_MAX_ACTIVE_EXPERTS];
+    __shared__ __align__(16) float weights_of[EXPERTS_FEW_ROWS * MODEL_MAX_ACTIVE_EXPERTS];
+    for (int32_t i = (int32_t)threadIdx.x * 4; i < p.n_rows * p.n_active; i += DOWN_WARPS * WARP * 4) {
+        copy_async(places_of + i, p.routing.places + i, true);
+        copy_async(weights_of + i, p.routing.weights + i, true);
+    }
+    run_tiles<ROWS>(work, shared + warp * RING_PIECES);
+    copy_wait<0>();
     __syncthreads();
     for (int32_t i = (int32_t)threadIdx.x; i < p.n_rows * 8; i += DOWN_WARPS * WARP) {
         int32_t row = i / 8, column = i % 8;
-        const int32_t *places = p.routing.places + row * p.n_active;
-        const float *weights = p.routing.weights + row * p.n_active;
+        const int32_t *places = places_of + row * p.n_active;
+        const float *weights = weights_of + row * p.n_active;
         float *to = p.x + (size_t)row * p.hidden + (int32_t)blockIdx.x * 8 + column, sum = 0;
         if (places[0] < 0) continue; // of no sequence
 #pragma unroll 8
@@ -213,25 +231,24 @@ __global__ static void __launch_bounds__(DOWN_WARPS *WARP, 2)
     }
 }
 
-/* One form for each number of tiles of 16 rows. */
-template <int MT> struct few_form {
+/* One form for 8, 16 and 32 rows. */
+template <int ROWS> struct few_form {
     static bool configure(const struct device *device, struct error *err) {
-        return allow_shared(experts_down_kernel<MT>, device->max_dynamic_shared, err);
+        return allow_shared(experts_down_kernel<ROWS>, device->max_dynamic_shared, err);
     }
     static bool run(const struct device *device, const struct few_params &p, struct error *err) {
-        unsigned per_processor = MT == 1 ? 6 : 4;
-        struct launch gate_up = {dim3((unsigned)device->properties.multiProcessorCount * per_processor),
+        struct launch gate_up = {dim3((unsigned)(device->properties.multiProcessorCount * gate_up_blocks(ROWS))),
                                  dim3(GATE_UP_WARPS * WARP)};
         struct launch down = {dim3((unsigned)(p.hidden / 8)), dim3(DOWN_WARPS * WARP),
                               DOWN_RING + (size_t)(p.n_rows * p.n_active) * PAIR_BYTES};
-        return launch_kernel(device, gate_up, experts_gate_up_kernel<MT>, err, p) &&
-               launch_kernel(device, down, experts_down_kernel<MT>, err, p);
+        return launch_kernel(device, gate_up, experts_gate_up_kernel<ROWS>, err, p) &&
+               launch_kernel(device, down, experts_down_kernel<ROWS>, err, p);
     }
 };
 
 bool experts_few_configure(const struct device *device, struct error *err) {
-    return few_form<1>::configure(device, err) && few_form<2>::configure(device, err) &&
-           few_form<4>::configure(device, err);
+    return few_form<8>::configure(device, err) && few_form<16>::configure(device, err) &&
+           few_form<32>::configure(device, err);
 }
 
 int32_t experts_few_rows(const struct device *device, const struct model_shape *shape) {
@@ -256,7 +273,7 @@ bool experts_few(const struct context *ctx, const struct layer_weights *weights,
     params.n_active = shape->n_active_experts;
     params.hidden = shape->hidden;
     params.intermediate = shape->expert_intermediate;
-    if (range.count <= 16) return few_form<1>::run(ctx->device, params, err);
-    if (range.count <= 32) return few_form<2>::run(ctx->device, params, err);
-    return few_form<4>::run(ctx->device, params, err);
+    if (range.count <= 8) return few_form<8>::run(ctx->device, params, err);
+    if (range.count <= 16) return few_form<16>::run(ctx->device, params, err);
+    return few_form<32>::run(ctx->device, params, err);
 }

@@ -2,7 +2,7 @@
  *
  * D = X · Wᵀ: 64 rows are a warpgroup's operand, 256 lines of weights the columns of D. A block on each SM takes one
  * tile after another: one thread keeps a ring of stages filled (64 k of weights and rows each), also across the ends of
- * tiles; two warpgroups multiply, the second only where a tile has more than 64 rows. k is summed from its begin to its
+ * tiles; three warpgroups multiply, 64 rows each, as far as a tile has so many. k is summed from its begin to its
  * end by one accumulator. How many tiles there are, the list of tiles tells (experts.cuh). */
 #include "cuda/experts.cuh"
 #include "cuda/launch.cuh"
@@ -15,7 +15,7 @@
 #define TILE_ALIGN   1024
 #define TILE_LINES   256
 #define STAGES       4
-#define CONSUMERS    2 // warpgroups
+#define CONSUMERS    3 // warpgroups
 #define THREADS      ((1 + CONSUMERS) * WARPGROUP)
 #define WEIGHT_BYTES (TILE_LINES * LINE_BYTES)
 #define STAGE_BYTES  (WEIGHT_BYTES + EXPERTS_TILE_ROWS * LINE_BYTES)
@@ -179,10 +179,10 @@ __global__ static void __launch_bounds__(THREADS, 1) experts_many_kernel(const _
     int32_t n_tasks = *p.n_tiles * p.n_line_tiles;
 
     if (threadIdx.x < WARPGROUP) {
-        give_registers<24>();
+        give_registers<32>();
         if (threadIdx.x == 0) produce<GATE_UP>(p, n_tasks, ring);
     } else {
-        take_registers<240>();
+        take_registers<160>();
         int32_t consumer = (int32_t)threadIdx.x / WARPGROUP - 1;
         int32_t row = consumer * 64 + (int32_t)threadIdx.x % WARPGROUP / WARP * 16 + (int32_t)threadIdx.x % WARP / 4;
         for (int32_t task = (int32_t)blockIdx.x; task < n_tasks; task += (int32_t)gridDim.x) {

@@ -14,10 +14,12 @@
 #define TILE_ROWS 16
 #define SINGLE    8 // rows that one block chooses for
 
-/* Tiles of 8 experts at a time, steps of 32 k whose weights are asked for together, and blocks of a cluster. Few rows
- * are a matter of microseconds, many of how often they are read. EXPERTS: at most. */
-template <int EXPERTS, int TILES, int STEPS, int BLOCKS> struct form {
-    static constexpr int experts = EXPERTS, tiles = TILES, steps = STEPS, blocks = BLOCKS;
+/* Tiles of 8 experts at a time, steps of 32 k that are asked for together, and blocks of a cluster. Few rows are a
+ * matter of latency, many of how often they are read. EXPERTS, ROWS (8 or 16, of a tile): at most. SORTS: the last
+ * block finds the place of every pair; else pairs only have a number among those of their expert, and a start. */
+template <int EXPERTS, int ROWS, int TILES, int STEPS, int BLOCKS, bool SORTS> struct form {
+    static constexpr int experts = EXPERTS, rows = ROWS, tiles = TILES, steps = STEPS, blocks = BLOCKS;
+    static constexpr bool sorts = SORTS;
 };
 
 struct route_params {
@@ -27,7 +29,7 @@ struct route_params {
     uint16_t *normed;                  // [n_rows][hidden]
     const int32_t *row_seqs, *kv_lens; // of the rows
     struct expert_routing routing;
-    uint32_t *arrivals;
+    uint32_t *arrivals;                                    // of blocks, then of each expert's pairs
     int32_t n_rows, hidden, n_experts, n_active, n_blocks; // blocks: of a cluster
     bool normalised;
     float eps;
@@ -54,7 +56,7 @@ __device__ static inline float sum_of_squares8(const float4 &a, const float4 &b)
 }
 
 /* One warp: softmax over all experts, and the n_active largest of one row. */
-template <int EXPERTS>
+template <int EXPERTS, bool SORTS>
 __device__ static inline void choose(const struct route_params &p, int32_t row, const float *logits) {
     constexpr int VALUES = EXPERTS / WARP;
     int lane = threadIdx.x % WARP;
@@ -101,6 +103,7 @@ __device__ static inline void choose(const struct route_params &p, int32_t row, 
     if (lane >= p.n_active) return;
     bool live = p.kv_lens[p.row_seqs[row]] > 0;
     p.routing.experts[row * p.n_active + lane] = live ? expert : -1;
+    if (!SORTS) p.routing.places[row * p.n_active + lane] = live ? (int32_t)atomicAdd(p.arrivals + 1 + expert, 1u) : -1;
     p.routing.weights[row * p.n_active + lane] = p.normalised ? weight / chosen : weight;
 }
 
@@ -127,7 +130,7 @@ __device__ static inline void list_experts(const struct route_params &p, int32_t
     int32_t place = sum_before(n_places), active = sum_before(n_active), tile = sum_before(n_tiles);
     for (int32_t e = from; e < to; ++e) {
         int32_t count = places[e];
-        places[e] = place;
+        places[e] = p.routing.starts[e] = place;
         if (count > 0) p.routing.active[active++] = {e, place, count, 0};
         for (int32_t first = 0; first < count; first += EXPERTS_TILE_ROWS)
             p.routing.tiles[tile++] = {e, place + first, min(count - first, EXPERTS_TILE_ROWS), 0};
@@ -160,11 +163,23 @@ __device__ static inline void sort_pairs(const struct route_params &p, int32_t *
     }
 }
 
+/* The same where each pair has its number already. */
+__device__ static inline void list_pairs(const struct route_params &p, int32_t *places) {
+    for (int32_t e = (int32_t)threadIdx.x; e < p.n_experts; e += THREADS) {
+        places[e] = (int32_t)__ldcg(p.arrivals + 1 + e);
+        p.arrivals[1 + e] = 0;
+    }
+    __syncthreads();
+    if (threadIdx.x < WARP) list_experts(p, places);
+}
+
 /* Grid (tiles of rows * n_blocks), clusters of n_blocks. A block reads 4 * hidden bytes of each of its rows for each
  * two tiles of its experts, and these tiles once; and writes its share of normed. */
 template <class Form>
-__global__ static void __launch_bounds__(THREADS, 2) route_kernel(const __grid_constant__ struct route_params p) {
+__global__ static void __launch_bounds__(THREADS, Form::rows == 8 ? 1 : 2)
+    route_kernel(const __grid_constant__ struct route_params p) {
     constexpr int TILES = Form::tiles, STEPS = Form::steps;
+    constexpr bool BOTTOM = Form::rows > 8;
     __shared__ float sums[WARPS][TILE_ROWS][TILES * 8];
     __shared__ float squares[WARPS][TILE_ROWS];
     __shared__ float logits[TILE_ROWS][Form::experts]; // of the rows that this block chooses for
@@ -203,27 +218,38 @@ __global__ static void __launch_bounds__(THREADS, 2) route_kernel(const __grid_c
     const float *top = p.x + (size_t)(first_row + g) * hidden, *bottom = top + (size_t)8 * hidden;
     bool has_top = g < n_rows, has_bottom = g + 8 < n_rows;
     float top_squares = 0, bottom_squares = 0;
+    const float4 none = make_float4(0, 0, 0, 0);
     bool arrived = false;
     for (int32_t tile = begin; tile < end || tile == begin; tile += TILES) { // each block sums squares
         float of_tiles[TILES][4] = {};
+        float4 top_low[BOTTOM ? 1 : STEPS], top_high[BOTTOM ? 1 : STEPS];
+        auto fetch_rows = [&](int32_t first) {
+#pragma unroll
+            for (int i = 0; i < (BOTTOM ? 1 : STEPS); ++i) {
+                int32_t k = first_k + (first + i) * 32;
+                bool valid = has_top && k < last_k;
+                top_low[i] = valid ? *(const float4 *)(top + k) : none;
+                top_high[i] = valid ? *(const float4 *)(top + k + 4) : none;
+            }
+        };
         for (int32_t step = 0; step < n_steps; step += STEPS) {
             if (tile > begin || step > 0) fetch(tile, step);
+            constexpr int AT_ONCE = BOTTOM ? 1 : STEPS; // steps whose rows are asked for together
 #pragma unroll
             for (int i = 0; i < STEPS; ++i) {
                 int32_t k = first_k + (step + i) * 32;
+                if (i % AT_ONCE == 0) fetch_rows(step + i);
                 if (k - t * 8 >= last_k) break;
                 bool inside = k < last_k;
-                uint4 norm = inside ? __ldg((const uint4 *)(p.norm + k)) : zero, large[2], small[2];
-                float4 none = make_float4(0, 0, 0, 0);
-                float4 top_low = has_top && inside ? *(const float4 *)(top + k) : none;
-                float4 top_high = has_top && inside ? *(const float4 *)(top + k + 4) : none;
-                float4 bottom_low = has_bottom && inside ? *(const float4 *)(bottom + k) : none;
-                float4 bottom_high = has_bottom && inside ? *(const float4 *)(bottom + k + 4) : none;
-                split8(top_low, top_high, norm, large[0], small[0]);
-                split8(bottom_low, bottom_high, norm, large[1], small[1]);
-                if (tile == begin) {
-                    top_squares += sum_of_squares8(top_low, top_high);
-                    bottom_squares += sum_of_squares8(bottom_low, bottom_high);
+                uint4 norm = inside ? __ldg((const uint4 *)(p.norm + k)) : zero, large[2] = {}, small[2] = {};
+                split8(top_low[i % AT_ONCE], top_high[i % AT_ONCE], norm, large[0], small[0]);
+                if (tile == begin) top_squares += sum_of_squares8(top_low[i % AT_ONCE], top_high[i % AT_ONCE]);
+                if (BOTTOM) {
+                    bool valid = has_bottom && inside;
+                    float4 low = valid ? *(const float4 *)(bottom + k) : none;
+                    float4 high = valid ? *(const float4 *)(bottom + k + 4) : none;
+                    split8(low, high, norm, large[1], small[1]);
+                    if (tile == begin) bottom_squares += sum_of_squares8(low, high);
                 }
 #pragma unroll
                 for (int n = 0; n < TILES; ++n) {
@@ -282,7 +308,7 @@ __global__ static void __launch_bounds__(THREADS, 2) route_kernel(const __grid_c
     __syncthreads(); // without clusters
     if (rank >= n_choosers) return;
     for (int32_t own = warp; own * n_choosers + rank < n_rows; own += WARPS)
-        choose<Form::experts>(p, first_row + own * n_choosers + rank, logits[own]);
+        choose<Form::experts, Form::sorts>(p, first_row + own * n_choosers + rank, logits[own]);
     __syncthreads();
     if (!is_single) {
         __threadfence();
@@ -293,7 +319,10 @@ __global__ static void __launch_bounds__(THREADS, 2) route_kernel(const __grid_c
         __threadfence();
         if (thread == 0) *p.arrivals = 0;
     }
-    sort_pairs(p, (int32_t *)sums);
+    if (Form::sorts)
+        sort_pairs(p, (int32_t *)sums);
+    else
+        list_pairs(p, (int32_t *)sums);
 }
 
 template <class Form> static bool launch(const struct device *device, struct route_params *params, struct error *err) {
@@ -303,9 +332,11 @@ template <class Form> static bool launch(const struct device *device, struct rou
     return launch_kernel(device, launch, route_kernel<Form>, err, *params);
 }
 
-using few = form<128, 2, 8, 8>;
-using few_of_more = form<MODEL_MAX_EXPERTS, 2, 8, 8>;
-using many = form<128, 4, 4, 4>;
+using single = form<128, 8, 2, 8, 8, true>;
+using few = form<128, 16, 2, 8, 8, true>;
+using few_of_more = form<MODEL_MAX_EXPERTS, 16, 2, 8, 8, true>;
+using many = form<128, 16, 4, 4, 4, false>;
+using many_of_more = form<MODEL_MAX_EXPERTS, 16, 2, 8, 8, false>;
 
 bool route_rows(const struct context *ctx, const struct layer_weights *weights, struct row_range range,
                 const struct expert_routing *routing, struct error *err) {
@@ -326,7 +357,8 @@ bool route_rows(const struct context *ctx, const struct layer_weights *weights, 
     params.n_active = shape->n_active_experts;
     params.normalised = shape->normalised_experts;
     params.eps = shape->rms_eps;
-    bool is_few = range.count <= EXPERTS_FEW_ROWS;
-    if (shape->n_experts > few::experts) return launch<few_of_more>(ctx->device, &params, err);
-    return is_few ? launch<few>(ctx->device, &params, err) : launch<many>(ctx->device, &params, err);
+    auto run = range.count <= SINGLE ? launch<single> : range.count <= EXPERTS_FEW_ROWS ? launch<few> : launch<many>;
+    if (shape->n_experts > few::experts)
+        run = range.count <= EXPERTS_FEW_ROWS ? launch<few_of_more> : launch<many_of_more>;
+    return run(ctx->device, &params, err);
 }

@@ -135,7 +135,7 @@ static void check_dense_layer(const struct target *target) {
     rig_destroy(rig);
 }
 
-/* A row alone, and among others that want its experts too: the same bits. On CUDA up to 64 rows and more than these are
+/* A row alone, and among others that want its experts too: the same bits. On CUDA up to 32 rows and more than these are
  * summed by different kernels, each in one order. */
 static void check_company(const struct target *target) {
     if (!target->fused) return;
@@ -147,7 +147,7 @@ static void check_company(const struct target *target) {
     for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; ++i) {
         prepare_rows(rig, row_counts[i]); // row 0 is position 0 of the same content
         float *got = run_mlp(rig, 1);
-        bool changes = !target->cpu_isa && row_counts[i] > 64 && !many;
+        bool changes = !target->cpu_isa && row_counts[i] > 32 && !many;
         if (first && !changes && memcmp(first, got, row_bytes) != 0)
             fail_msg("%s: a row is other bits among %d rows than among fewer", target->label, row_counts[i]);
         many |= changes;
