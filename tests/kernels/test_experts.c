@@ -62,7 +62,7 @@ static void compare_rows(struct rig *rig, int32_t n_rows) {
     free(before);
 }
 
-static const int32_t row_counts[] = {1, 3, 8, 16, 17, 40, 65, 128};
+static const int32_t row_counts[] = {1, 3, 8, 16, 17, 33, 65};
 
 static void on_row_counts(const struct target *target, const struct rig_options *options) {
     if (!target->fused) return; // the MLP is the same
