@@ -73,6 +73,9 @@ static void print_text(const struct bench_report *report, FILE *stream) {
     if (report->info != NULL) {
         fprintf(stream, "weights    %.3f GB\n", (double)report->info->weights_bytes / 1e9);
         fprintf(stream, "device     %s: %s\n", report->info->backend, report->info->device);
+        if (report->info->n_ranks > 1)
+            fprintf(stream, "ranks      %d such devices, connected by %s\n", (int)report->info->n_ranks,
+                    report->info->interconnect);
     }
     if (report->bandwidth > 0) fprintf(stream, "bandwidth  %.1f GB/s, measured in this run\n", report->bandwidth / 1e9);
     if (report->n_prefill > 0) print_prefill(report, stream);
@@ -86,6 +89,7 @@ static void write_engine(const struct bench_report *report, struct string_builde
     const struct engine_info *info = report->info;
     json_write_format(out, ", \"backend\": \"%s\", \"device\": ", info->backend);
     json_write_text(out, info->device);
+    json_write_format(out, ", \"ranks\": %d, \"interconnect\": \"%s\"", (int)info->n_ranks, info->interconnect);
     json_write_format(out,
                       ", \"fused\": %s, \"weights_bytes\": %zu, \"kv_token_bytes\": %zu, "
                       "\"bandwidth_bytes_per_s\": %.0f, \"product_tflops\": %.3f",
