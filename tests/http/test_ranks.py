@@ -23,7 +23,7 @@ class Ranks(ServerTest):
         super().tearDownClass()
 
     def ask_both(self, question, **fields):
-        answers = [server.chat(question, max_tokens=24, **fields) for server in (self.one, self.server)]
+        answers = [server.chat(question, max_tokens=8 if SANITIZED else 24, **fields) for server in (self.one, self.server)]
         for status, answer in answers:
             self.assertEqual(status, 200, answer)
         return [answer["choices"][0] for _, answer in answers]
@@ -35,10 +35,11 @@ class Ranks(ServerTest):
 
     def test_what_the_first_rank_alone_does(self):
         """Seats, masks and scores are the first rank's, and the others go on with the tokens that they lead to."""
-        for fields in ({"frequency_penalty": 1.5}, {"logit_bias": {"17": 100}, "max_tokens": 4},
-                       {"response_format": {"type": "json_object"}}):
+        cases = ({"frequency_penalty": 1.5}, {"response_format": {"type": "json_object"}},
+                 {"logit_bias": {"17": 100}, "max_tokens": 4})
+        for fields in cases[:1] if SANITIZED else cases:
             with self.subTest(fields):
-                bodies = [server.chat("What is 17 + 25?", **{"max_tokens": 16, **fields})
+                bodies = [server.chat("What is 17 + 25?", **{"max_tokens": 8 if SANITIZED else 16, **fields})
                           for server in (self.one, self.server)]
                 self.assertEqual(*(answer["choices"] for _, answer in bodies))
         one, two = self.ask_both("What is 17 + 25?", logprobs=True, top_logprobs=3)
