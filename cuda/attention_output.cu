@@ -8,6 +8,6 @@ bool cuda_attention_output(const struct context *ctx, const struct weights *weig
                            ctx->batch.n_rows,
                            ctx->shape->hidden,
                            shape_q_columns(ctx->shape),
-                           GEMM_ADD_F32};
+                           context_adds(ctx) ? GEMM_ADD_F32 : GEMM_F32};
     return gemm_add(ctx, &product, weights->layers[layer].post_attention_norm, err);
 }

@@ -28,6 +28,12 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .read_begin = cuda_read_begin,
         .read_wait = cuda_read_wait,
         .measure_bandwidth = cuda_measure_bandwidth,
+#ifdef QUERN_NCCL
+        .ranks_join = cuda_ranks_join,
+        .ranks_part = cuda_ranks_part,
+        .ranks_break = cuda_ranks_break,
+        .ranks_describe = cuda_ranks_describe,
+#endif
         .prepare_shape = prepare_shape,
         .workspace_bytes = cuda_workspace_bytes,
         .recordings_create = cuda_recordings_create,
@@ -42,6 +48,11 @@ static constexpr struct backend_ops backend_with(prepare_op *prepare_shape, laye
         .attention_output = cuda_attention_output,
         .mlp = cuda_mlp,
         .pool = cuda_pool,
+#ifdef QUERN_NCCL
+        .share_sampled = cuda_share_sampled,
+        .all_reduce = cuda_all_reduce,
+        .gather_logits = cuda_gather_logits,
+#endif
         .lm_head = cuda_lm_head,
         .adjust = cuda_adjust,
         .sample = cuda_sample,

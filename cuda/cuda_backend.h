@@ -13,6 +13,10 @@ extern "C" {
 /* Devices that this build can use; 0 when there is no driver or no GPU. */
 int cuda_device_count(void);
 
+/* Small sums over ranks by our own kernel where GPUs reach each other, or all by NCCL: for measurements. Builds with
+ * NCCL alone have it. */
+void cuda_allow_direct_sums(struct device *device, bool allowed);
+
 /* fused false: separate standard kernels and cuBLAS stand behind rmsnorm_qkv. The table is static. */
 const struct backend_ops *cuda_backend(bool fused);
 

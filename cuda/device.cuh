@@ -58,6 +58,7 @@ struct device {
     uint32_t *decode_arrivals; // of paged_decode, 0 between launches, owned, device memory
     uint32_t *prefill_claims;  // of paged_prefill, 0 between launches, owned, device memory
     uint32_t *route_arrivals;  // of route_rows, 0 between launches, owned, device memory
+    struct peers *peers;       // the other GPUs that compute the same model, see ranks.cuh, owned; NULL: alone
     float *rope;               // [head_dim / 2] theta^(-2i / head_dim) of the prepared shape, owned, device memory
 };
 
@@ -70,6 +71,9 @@ float *row_squares(const struct context *ctx);
 
 #define SQUARED_ROWS    64
 #define SQUARED_COLUMNS 64
+
+/* Has any rank failed, as far as the driver knows by now? */
+bool ranks_check(const struct device *device, struct error *err);
 
 /* Once per device, before the first launch: shared memory over 48 KB must be asked for. */
 bool rmsnorm_qkv_configure(const struct device *device, struct error *err);

@@ -47,9 +47,10 @@ __global__ static void __launch_bounds__(ROW_THREADS)
     for (int32_t i = (int32_t)threadIdx.x; i < hidden / 8; i += ROW_THREADS) to[i] = from[i];
 }
 
-/* Grid (rows). x += the sum of weight * output, by falling weight. Moves 4 * hidden bytes for each expert, and 8. */
+/* Grid (rows). x, or 0 where nothing is added to it, += the sum of weight * output, by falling weight. Moves 4 * hidden
+ * bytes for each expert, and 8. */
 __global__ static void __launch_bounds__(ROW_THREADS)
-    add_experts_kernel(const struct expert_routing routing, float *x, int32_t hidden, int32_t n_active) {
+    add_experts_kernel(const struct expert_routing routing, float *x, int32_t hidden, int32_t n_active, bool adds) {
     __shared__ const float4 *outputs[MODEL_MAX_ACTIVE_EXPERTS];
     __shared__ float weights[MODEL_MAX_ACTIVE_EXPERTS];
     let_next_begin();
@@ -61,10 +62,10 @@ __global__ static void __launch_bounds__(ROW_THREADS)
         weights[k] = routing.weights[pair];
     }
     __syncthreads();
-    if (!outputs[0]) return;
+    if (!outputs[0]) n_active = 0; // of no sequence
     float4 *row = (float4 *)(x + (size_t)blockIdx.x * hidden);
     for (int32_t i = (int32_t)threadIdx.x; i < hidden / 4; i += ROW_THREADS) {
-        float4 sum = make_float4(0, 0, 0, 0), old = row[i];
+        float4 sum = make_float4(0, 0, 0, 0), old = adds ? row[i] : sum;
 #pragma unroll 8
         for (int32_t of = 0; of < n_active; ++of) {
             float4 output = __ldcs(outputs[of] + i);
@@ -86,8 +87,8 @@ static bool run_many(const struct context *ctx, const struct layer_weights *weig
            launch_kernel(ctx->device, of_pairs, gather_kernel, err, *routing, (const uint16_t *)ctx->scratch.normed,
                          hidden, n_active) &&
            experts_many(ctx, weights, routing, err) &&
-           launch_kernel(ctx->device, of_rows, add_experts_kernel, err, *routing, ctx->scratch.hidden, hidden,
-                         n_active);
+           launch_kernel(ctx->device, of_rows, add_experts_kernel, err, *routing, ctx->scratch.hidden, hidden, n_active,
+                         context_adds(ctx));
 }
 
 bool cuda_experts(const struct context *ctx, const struct weights *weights, int32_t layer, struct error *err) {

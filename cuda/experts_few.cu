@@ -26,6 +26,7 @@ struct few_params {
     const uint16_t *gate_up, *down, *normed;
     uint16_t *activated; // [places][intermediate]
     float *x;            // [n_rows][hidden]
+    bool adds;           // to x, as the first rank does
     int32_t n_rows, n_experts, n_active, hidden, intermediate;
 };
 
@@ -224,10 +225,10 @@ __global__ static void __launch_bounds__(DOWN_WARPS *WARP, 2)
         const int32_t *places = places_of + row * p.n_active;
         const float *weights = weights_of + row * p.n_active;
         float *to = p.x + (size_t)row * p.hidden + (int32_t)blockIdx.x * 8 + column, sum = 0;
-        if (places[0] < 0) continue; // of no sequence
+        int32_t n = places[0] < 0 ? 0 : p.n_active; // none of a row of no sequence
 #pragma unroll 8
-        for (int32_t k = 0; k < p.n_active; ++k) sum += weights[k] * partials[places[k] * 8 + column];
-        *to += sum;
+        for (int32_t k = 0; k < n; ++k) sum += weights[k] * partials[places[k] * 8 + column];
+        *to = p.adds ? *to + sum : sum;
     }
 }
 
@@ -268,6 +269,7 @@ bool experts_few(const struct context *ctx, const struct layer_weights *weights,
     params.normed = (const uint16_t *)ctx->scratch.normed + skipped;
     params.activated = (uint16_t *)ctx->scratch.activated;
     params.x = ctx->scratch.hidden + skipped;
+    params.adds = context_adds(ctx);
     params.n_rows = range.count;
     params.n_experts = shape->n_experts;
     params.n_active = shape->n_active_experts;

@@ -20,8 +20,8 @@ static inline bool gemm_is_small(const struct gemm *gemm) {
 /* ERR_INVALID when depth or n_columns is not a multiple of 8. */
 bool gemm_run(struct device *device, const struct gemm *gemm, struct error *err);
 
-/* x += the product, where c is x. next_norm is the weight of the norm that follows, or NULL: where it costs nothing,
- * rows of the sums are left for it (rmsnorm_rows_unscaled). */
+/* x += the product, or = where the rank does not add, where c is x. next_norm is the weight of the norm that follows,
+ * or NULL: where it costs nothing, rows of the sums are left for it (rmsnorm_rows_unscaled). */
 bool gemm_add(const struct context *ctx, const struct gemm *gemm, const uint16_t *next_norm, struct error *err);
 
 /* The three behind gemm_run; tests call them alone. */

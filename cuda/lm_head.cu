@@ -7,9 +7,9 @@ bool cuda_lm_head(const struct context *ctx, const struct weights *weights, stru
     if (!rmsnorm_sample_rows(ctx, weights->final_norm, err)) return false;
     struct gemm product = {(const uint16_t *)ctx->scratch.normed,
                            weights->lm_head,
-                           ctx->scratch.logits,
+                           context_logits_part(ctx),
                            ctx->batch.n_samples,
-                           ctx->shape->vocab,
+                           shape_vocab_part(ctx->shape),
                            ctx->shape->hidden,
                            GEMM_F32};
     return gemm_run(ctx->device, &product, err);

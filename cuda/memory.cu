@@ -259,8 +259,23 @@ bool cuda_read_begin(struct device *device, int32_t slot, void *to, const void *
     return true;
 }
 
+#ifdef QUERN_NCCL
+/* A look at the other ranks costs some microseconds: every millisecond or so. */
+static bool wait_with_others(struct device *device, cudaEvent_t event, struct error *err) {
+    for (uint32_t looks = 1;; ++looks) {
+        cudaError_t status = cudaEventQuery(event);
+        if (status == cudaSuccess) return true;
+        if (status != cudaErrorNotReady) CUDA_TRY(status, err);
+        if (looks % 1024 == 0 && !ranks_check(device, err)) return false;
+    }
+}
+#endif
+
 bool cuda_read_wait(struct device *device, int32_t slot, struct error *err) {
     if (!device_use(device, err)) return false;
+#ifdef QUERN_NCCL
+    if (device->peers) return wait_with_others(device, device->read_ends[slot], err);
+#endif
     CUDA_TRY(cudaEventSynchronize(device->read_ends[slot]), err);
     return true;
 }

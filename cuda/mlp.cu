@@ -69,7 +69,7 @@ bool cuda_mlp(const struct context *ctx, const struct weights *weights, int32_t 
                         ctx->batch.n_rows,
                         ctx->shape->hidden,
                         ctx->shape->intermediate,
-                        GEMM_ADD_F32};
+                        context_adds(ctx) ? GEMM_ADD_F32 : GEMM_F32};
     bool is_last = layer + 1 == ctx->shape->n_layers;
     return gemm_add(ctx, &down, is_last ? NULL : weights->layers[layer + 1].input_norm, err);
 }

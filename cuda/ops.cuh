@@ -21,6 +21,15 @@ bool cuda_count(const struct context *ctx, struct error *err);
 bool cuda_sample(const struct context *ctx, struct error *err);
 bool cuda_score(const struct context *ctx, struct error *err);
 
+bool cuda_share_sampled(const struct context *ctx, struct error *err);
+bool cuda_all_reduce(const struct context *ctx, struct error *err);
+bool cuda_gather_logits(const struct context *ctx, struct error *err);
+
+bool cuda_ranks_join(struct device *const *devices, int32_t n_ranks, struct error *err);
+void cuda_ranks_part(struct device *const *devices, int32_t n_ranks);
+void cuda_ranks_break(struct device *device);
+void cuda_ranks_describe(const struct device *device, char *text, size_t size);
+
 bool cuda_prepare_shape_fused(struct device *device, const struct model_shape *shape, struct error *err);
 bool cuda_prepare_shape_separate(struct device *device, const struct model_shape *shape, struct error *err);
 size_t cuda_workspace_bytes(const struct model_shape *shape, const struct context_limits *limits);
