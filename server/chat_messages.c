@@ -197,6 +197,23 @@ static bool read_messages(struct json_text request, struct chat *chat, struct er
     return chat->n_messages > 0 || json_place_refuse(err, &place, "", "is empty, but must hold at least one message");
 }
 
+static bool check_function(struct json_text function, const struct json_place *tool, struct error *err) {
+    static const struct {
+        const char *key, *place, *wanted;
+        enum json_kind kind;
+    } members[] = {
+        {"description", ".function.description", "a string", JSON_STRING},
+        {"parameters", ".function.parameters", "a JSON schema that is an object", JSON_OBJECT},
+        {"strict", ".function.strict", "true or false", JSON_BOOL},
+    };
+    struct json_text value;
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        if (find_given(function, members[i].key, &value) && json_text_kind(value) != members[i].kind)
+            return json_place_refuse_kind(err, tool, members[i].place, value, members[i].wanted);
+    }
+    return true;
+}
+
 static bool read_tool(struct json_text tool, const struct json_place *place, struct chat_text *text, bool *is_strict,
                       struct error *err) {
     struct json_text type, function, name, strict;
@@ -211,8 +228,8 @@ static bool read_tool(struct json_text tool, const struct json_place *place, str
     if (!json_text_find(function, "name", &name)) return json_place_refuse(err, place, ".function.name", "is missing");
     if (json_text_kind(name) != JSON_STRING)
         return json_place_refuse_kind(err, place, ".function.name", name, "a string");
-    if (json_text_find(function, "strict", &strict) && json_text_kind(strict) == JSON_BOOL)
-        *is_strict |= strict.data[0] == 't';
+    if (!check_function(function, place, err)) return false;
+    if (find_given(function, "strict", &strict)) *is_strict |= strict.data[0] == 't';
     return dump_json(tool, text, err);
 }
 

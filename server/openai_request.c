@@ -225,7 +225,7 @@ static const struct field fields[] = {
     {"max_tokens", BOTH, read_max_tokens, "an integer from 1 to 2147483647", 1, INT32_MAX},
     {"max_completion_tokens", BOTH, read_max_completion_tokens, "an integer from 1 to 2147483647", 1, INT32_MAX},
     {"temperature", BOTH, read_temperature, "a number from 0 to 2", 0, 2},
-    {"top_p", BOTH, read_top_p, "a number above 0 and at most 1", FLT_MIN, 1},
+    {"top_p", BOTH, read_top_p, "a number above 0 and at most 1", DBL_TRUE_MIN, 1},
     {"min_p", BOTH, read_min_p, "a number from 0 to 1", 0, 1},
     {"top_k", BOTH, read_top_k, "an integer: -1 or 0 for no limit, or from 1 to 2147483647", -1, INT32_MAX},
     {"presence_penalty", BOTH, read_presence_penalty, "a number from -2 to 2", -2, 2},

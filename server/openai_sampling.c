@@ -2,6 +2,7 @@
 #include "server/openai_field.h"
 
 #include <errno.h>
+#include <float.h>
 #include <stdlib.h>
 
 FIELD_READER(read_temperature) {
@@ -12,7 +13,10 @@ FIELD_READER(read_temperature) {
 }
 
 FIELD_READER(read_top_p) {
-    return field_real(field, value, &reading->request->sampling.top_p, err);
+    float *top_p = &reading->request->sampling.top_p;
+    if (!field_real(field, value, top_p, err)) return false;
+    if (*top_p < FLT_MIN) *top_p = FLT_MIN; // what is above 0 in the request may be 0 as a float
+    return true;
 }
 
 FIELD_READER(read_min_p) {

@@ -65,7 +65,7 @@ static const struct field fields[] = {
      "an array of \"message.output_text.logprobs\" and \"reasoning.encrypted_content\"", 0, 0},
     {"top_logprobs", OPENAI_RESPONSES, read_top_logprobs, "an integer from 0 to 20", 0, SAMPLING_MAX_TOP},
     {"temperature", OPENAI_RESPONSES, read_temperature, "a number from 0 to 2", 0, 2},
-    {"top_p", OPENAI_RESPONSES, read_top_p, "a number above 0 and at most 1", FLT_MIN, 1},
+    {"top_p", OPENAI_RESPONSES, read_top_p, "a number above 0 and at most 1", DBL_TRUE_MIN, 1},
 
     // quern's own, as chats have them
     {"min_p", OPENAI_RESPONSES, read_min_p, "a number from 0 to 1", 0, 1},

@@ -73,6 +73,13 @@ static void test_everything(void **state) {
     openai_request_finish(&request);
 }
 
+static void test_the_least_top_p(void **state) {
+    (void)state;
+    struct openai_request request = accept(OPENAI_CHAT, "{\"top_p\": 5e-324}");
+    assert_true(request.sampling.top_p > 0);
+    openai_request_finish(&request);
+}
+
 static void test_null_is_not_given(void **state) {
     (void)state;
     struct openai_request request =
@@ -455,6 +462,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_the_least_top_p),
         cmocka_unit_test(test_null_is_not_given),
         cmocka_unit_test(test_the_last_of_equal_keys),
         cmocka_unit_test(test_seeds),
