@@ -377,6 +377,12 @@ static void on_log(void *user, const char *format, va_list arguments) {
 
 /* --- the daemon --- */
 
+/* A path is a C string: one with a NUL in it stays as it was sent, and is none that is served. */
+static size_t unescape(void *user, struct MHD_Connection *connection, char *text) {
+    (void)user, (void)connection;
+    return strstr(text, "%00") != NULL ? strlen(text) : MHD_http_unescape(text);
+}
+
 static int start_listening(struct http *http, struct error *err) {
     const struct http_options *options = &http->options;
     if (options->unix_path == NULL) {
@@ -413,10 +419,11 @@ static struct MHD_Daemon *start_daemon(struct http *http, int listener) {
     // libmicrohttpd calls one thread no pool.
     unsigned pool = options->n_threads > 1 ? (unsigned)options->n_threads : 0;
     return MHD_start_daemon(tls ? flags | MHD_USE_TLS : flags, 0, NULL, NULL, on_request, http,
-                            MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_LISTEN_SOCKET, listener,
-                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, MHD_OPTION_CONNECTION_LIMIT,
-                            (unsigned)options->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
-                            MHD_OPTION_THREAD_POOL_SIZE, pool, MHD_OPTION_ARRAY, tls_options, MHD_OPTION_END);
+                            MHD_OPTION_EXTERNAL_LOGGER, on_log, http, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,
+                            MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->max_connections,
+                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_THREAD_POOL_SIZE, pool,
+                            MHD_OPTION_ARRAY, tls_options, MHD_OPTION_END);
 }
 
 static void fail_to_start(const struct http *http, struct error *err) {

@@ -16,7 +16,7 @@ import jsonschema_rs
 
 # What is served, but not described yet.
 NOT_YET = ()
-# What libmicrohttpd answers itself, in HTML: no request reaches the server.
+# What libmicrohttpd answers itself, in HTML and without X-Request-Id: no request reaches the server.
 NOT_HTTP = {400, 413, 414, 431, 505}
 
 
@@ -235,12 +235,13 @@ def take_message(data):
 
 
 def requests_in(data):
-    while data and (message := take_message(data)):
-        line, data = message[0], message[-1]
-        words = line.split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return
-        yield words[0], words[1]
+    with contextlib.suppress(ValueError):  # a wrong length: what is no request has no answer to look at
+        while data and (message := take_message(data)):
+            line, data = message[0], message[-1]
+            words = line.split(" ")
+            if len(words) != 3 or not words[2].startswith("HTTP/1."):
+                return
+            yield words[0], words[1]
 
 
 def answers_in(data):
@@ -249,7 +250,7 @@ def answers_in(data):
         status = int(line.split(" ")[1])
         if status == 100:
             continue
-        if status in NOT_HTTP and headers.get("Content-Type", "").startswith("text/html"):
+        if status in NOT_HTTP and "X-Request-Id" not in headers and b"<html>" in body:
             return
         yield status, headers, body, complete
 

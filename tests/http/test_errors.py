@@ -1,4 +1,5 @@
 """Every status that is no success, and the words that come with it."""
+import contextlib
 import json
 import unittest
 
@@ -146,7 +147,7 @@ class Errors(ServerTest):
             status, headers, answer = self.server.call(method, path)
             self.assertEqual((status, headers["Allow"]), (405, allowed), path)
             self.assertEqual(json.loads(answer)["error"]["code"], "method_not_allowed")
-        for method, path in (("GET", "/"), ("POST", "/v1/embeddings"), ("GET", "/v1/models/"), ("GET", "/healthy"),
+        for method, path in (("GET", "//"), ("POST", "/v1/audio/speech"), ("GET", "/v1/models/"), ("GET", "/healthy"),
                              ("GET", "/v1"), ("POST", CHAT + "/"), ("GET", "/" + "x" * 2000)):
             status, _, answer = self.server.call(method, path)
             self.assertEqual((status, json.loads(answer)["error"]["code"]), (404, "not_found"), path)
@@ -174,11 +175,33 @@ class Errors(ServerTest):
         self.assertEqual(connection.getresponse().status, 413)
         connection.close()
 
-    def test_not_even_http(self):
-        with self.server.socket() as connection:
-            connection.sendall(b"\x16\x03\x01 this is no request\r\n\r\n")
-            self.assertTrue(connection.recv(1000).startswith((b"HTTP/1.1 4", b"HTTP/1.0 4", b"")))
+    def test_what_is_no_request(self):
+        """libmicrohttpd answers it, with a page of HTML; nothing can be put in its place."""
+        get, post = b"GET /health HTTP/1.1\r\nHost: x\r\n", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+        for data, status in ((b"\x16\x03\x01 this is no request\r\n\r\n", 400), (b"GET /health\r\n\r\n", 400),
+                             (b"GET /health HTP/1.1\r\n\r\n", 400), (get + b"no colon\r\n\r\n", 400),
+                             (post + b"Content-Length: -1\r\n\r\n", 400), (post + b"Content-Length: a\r\n\r\n", 400),
+                             (post + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+                             (post + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 20 + b"\r\n", 413),
+                             (post + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", 413),
+                             (b"GET /" + b"x" * 40000 + b" HTTP/1.1\r\n\r\n", 414),
+                             (get + b"X: " + b"x" * 40000 + b"\r\n\r\n", 431),
+                             (b"GET /health HTTP/2.0\r\n\r\n", 505), (b"GET /health HTTP/0.9\r\n\r\n", 505)):
+            with self.subTest(data[:80]), self.server.socket() as connection:
+                connection.sendall(data)
+                answer = b""
+                with contextlib.suppress(ConnectionResetError):  # it does not read to the end
+                    while piece := connection.recv(65536):
+                        answer += piece
+                self.assertTrue(answer.startswith(b"HTTP/1.1 %d " % status), answer[:200])
+                self.assertIn(b"<html>", answer)
         self.assertEqual(self.server.get("/health")[0], 200)
+
+    def test_a_nul_ends_no_path(self):
+        for path in ("/health%00", "/v1/models/demo%00x", "/%00"):
+            status, _, answer = self.server.call("GET", path)
+            self.assertEqual(status, 404, path)
+            self.assertIn("%00", json.loads(answer)["error"]["message"])
 
     def test_unknown_fields_are_logged_at_debug(self):
         server = Server("--log-level", "debug")
