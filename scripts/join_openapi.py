@@ -1,7 +1,7 @@
 """Makes one OpenAPI document of its parts: join_openapi.py OUTPUT VERSION PART…
 
 Objects are merged, and what is given twice is an error. The version goes into the info, what x-every-path has into each
-path, and GET is described as HEAD too.
+path that has none of its own, and GET is described as HEAD too.
 """
 import json
 import pathlib
