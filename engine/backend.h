@@ -67,8 +67,8 @@ struct backend_ops {
 
     /* Ranks that compute one model together (engine/slice.h), each on a device and a thread of its own; all four NULL:
      * this backend cannot. ranks_join makes the devices, in the order of their ranks, known to each other, and
-     * ranks_part ends that before they are destroyed: one thread calls either, once. ranks_break may come from any
-     * thread and at any time: what waits for another rank fails, now and from then on. */
+     * ranks_part ends that before they are destroyed: one thread calls either, once. ranks_break comes at most
+     * once, from any thread and at any time: what waits for another rank fails, now and from then on. */
     bool (*ranks_join)(struct device *const *devices, int32_t n_ranks, struct error *err);
     void (*ranks_part)(struct device *const *devices, int32_t n_ranks);
     void (*ranks_break)(struct device *device);

@@ -59,7 +59,11 @@ bool ranks_run(struct ranks *ranks, rank_job *job, void *argument, struct error 
 }
 
 void ranks_break(struct ranks *ranks) {
-    if (ranks->joined) ranks->ops->ranks_break(ranks->rank[0].device);
+    pthread_mutex_lock(&ranks->lock);
+    bool is_first = !ranks->broken; // ranks may fail at once, and the backend gives up what they share
+    ranks->broken = true;
+    pthread_mutex_unlock(&ranks->lock);
+    if (is_first && ranks->joined) ranks->ops->ranks_break(ranks->rank[0].device);
 }
 
 static bool open_devices(struct ranks *ranks, const struct device_options *options, struct error *err) {

@@ -45,6 +45,7 @@ struct ranks {
     int32_t n_running; // ranks that have not ended the newest
     bool failed;
     struct error error; // the first in time: what others say follows from it
+    bool broken;        // the backend knows
     bool stopping;
 };
 

@@ -334,8 +334,8 @@ static bool lm_head(const struct context *ctx, const struct weights *weights, st
     (void)weights;
     struct device *device = ctx->device;
     const struct hash_faults *faults = &device->faults;
-    return device->rank != faults->fail_rank || ++device->n_heads_run != faults->fail_rank_at ||
-           fail(err, ERR_DEVICE, "the hash device broke");
+    bool fails = faults->fail_rank == HASH_ALL_RANKS || device->rank == faults->fail_rank;
+    return !fails || ++device->n_heads_run != faults->fail_rank_at || fail(err, ERR_DEVICE, "the hash device broke");
 }
 
 static bool meet(struct meeting *meeting, struct error *err) {
@@ -403,6 +403,7 @@ static void ranks_part(struct device *const *devices, int32_t n_ranks) {
 }
 static void ranks_break(struct device *device) {
     pthread_mutex_lock(&device->meeting->lock);
+    assert(!device->meeting->broken); // once
     device->meeting->broken = true;
     pthread_cond_broadcast(&device->meeting->all_came);
     pthread_mutex_unlock(&device->meeting->lock);

@@ -32,6 +32,7 @@ struct token_scores hash_prompt_scores(const int32_t *prompt, int32_t position, 
 void hash_pooled(const int32_t *prompt, int32_t n_prompt, int32_t first, float pooled[HASH_HIDDEN]);
 
 #define HASH_MAX_EVENTS 64
+#define HASH_ALL_RANKS  (-1)
 
 /* What the device is like, and faults to provoke; zero is none. */
 struct hash_faults {
@@ -42,7 +43,7 @@ struct hash_faults {
     bool fail_recording;      // an op that is recorded fails
     int32_t not_finite_after; // rows that see exactly this many tokens are SAMPLED_NOT_FINITE, and their states NaN
     int32_t step_us;          // how long a step takes
-    int32_t fail_rank;        // of several ranks, this one fails
+    int32_t fail_rank;        // of several ranks, this one fails, or HASH_ALL_RANKS
     int32_t fail_rank_at;     // in this call of lm_head, those of the warm-up included; 0: never
     char *events; // [HASH_MAX_EVENTS] gets L for each launched step, W for each wait, R for each replay, a 0
 };

@@ -69,6 +69,7 @@ static void check_failure(int32_t n_ranks, int32_t fail_rank) {
     assert_true(n_accepted > 0);
     char who[64];
     snprintf(who, sizeof who, "rank %d: the hash device broke", fail_rank);
+    if (fail_rank == HASH_ALL_RANKS) snprintf(who, sizeof who, ": the hash device broke"); // whoever was first
     for (int i = 0; i < n_accepted; ++i) {
         wait_finished(&heard[i]);
         assert_int_equal(heard[i].end.reason, FINISH_ERROR);
@@ -94,6 +95,12 @@ static void a_rank_that_fails_ends_all(void **state) {
     check_failure(2, 0);
     check_failure(2, 1);
     check_failure(4, 2);
+}
+
+static void ranks_that_fail_at_once_end_all(void **state) {
+    (void)state;
+    check_failure(2, HASH_ALL_RANKS);
+    check_failure(4, HASH_ALL_RANKS);
 }
 
 static void a_rank_that_fails_at_the_start_fails_the_start(void **state) {
@@ -153,6 +160,7 @@ int main(void) {
         cmocka_unit_test(ranks_preempt_together),
         cmocka_unit_test(info_counts_each_rank),
         cmocka_unit_test(a_rank_that_fails_ends_all),
+        cmocka_unit_test(ranks_that_fail_at_once_end_all),
         cmocka_unit_test(a_rank_that_fails_at_the_start_fails_the_start),
         cmocka_unit_test(says_what_cannot_be),
         cmocka_unit_test(each_rank_has_its_thread),
