@@ -30,14 +30,14 @@ static void append_texts(struct json_text value, struct string_builder *out) {
     }
 }
 
-/* Takes what out holds, behind what text holds already. */
+/* Behind what text holds already, in its place: of many items each is copied once. */
 static bool add_text(struct chat_text *text, struct json_text value, struct error *err) {
-    struct string_builder joined = {0};
-    if (text->data != NULL) string_builder_append(&joined, text->data, text->length);
+    bool is_new = text->data == NULL;
+    struct string_builder joined = {
+        .data = text->data, .length = text->length, .capacity = is_new ? 0 : text->length + 1};
+    *text = (struct chat_text){0};
     append_texts(value, &joined);
     bool ok = string_builder_check(&joined, "a message", err);
-    free(text->data);
-    *text = (struct chat_text){0};
     if (ok) text->data = string_builder_take(&joined, &text->length);
     string_builder_finish(&joined);
     return ok && (text->data != NULL || fail(err, ERR_MEMORY, "no memory for a message"));

@@ -20,7 +20,9 @@
 struct response_store;
 struct server;
 
-enum { RESPONSE_MAX_ITEMS = 4096 }; // of a conversation that is read
+/* Of a conversation that is read. A reference is short, and what it stands for may be long: bytes are limited too, to
+ * more than any context holds. */
+enum { RESPONSE_MAX_ITEMS = 4096, RESPONSE_MAX_BYTES = 16 << 20 };
 
 struct response_item {
     _Atomic int32_t n_references;
@@ -46,7 +48,8 @@ void response_items_finish(struct response_items *items);
 size_t response_items_bytes(const struct response_items *items);
 
 /* Appends the `input` of a request, a string or an array of items, to what the conversation holds already. An item is
- * referred to by its id among those, or in the store. ERR_INVALID names the place: "input[2].content[0].type". */
+ * referred to by its id among those, or in the store. ERR_INVALID names the place: "input[2].content[0].type", or says
+ * which of the two limits the conversation is over. */
 bool response_items_read(struct response_items *items, struct json_text input, struct server *server,
                          struct error *err);
 

@@ -249,20 +249,31 @@ static bool add_text(struct response_items *items, struct json_text text, struct
     return response_items_add(items, id, &json, err);
 }
 
+/* What an earlier response holds already may be over the limit, by its answer. */
+static bool check_room(const struct response_items *items, struct error *err) {
+    return items->count < RESPONSE_MAX_ITEMS ||
+           fail_param(err, ERR_INVALID, "input", "the conversation has more than %d items", (int)RESPONSE_MAX_ITEMS);
+}
+
+static bool check_bytes(const struct response_items *items, struct error *err) {
+    size_t bytes = response_items_bytes(items);
+    return bytes <= RESPONSE_MAX_BYTES ||
+           fail_param(err, ERR_INVALID, "input", "the conversation has %zu bytes, over the %d that one may have", bytes,
+                      (int)RESPONSE_MAX_BYTES);
+}
+
 bool response_items_read(struct response_items *items, struct json_text input, struct server *server,
                          struct error *err) {
-    if (json_text_kind(input) == JSON_STRING) return add_text(items, input, server, err);
     static const struct json_place place = {"input"};
+    if (json_text_kind(input) == JSON_STRING)
+        return check_room(items, err) && add_text(items, input, server, err) && check_bytes(items, err);
     if (json_text_kind(input) != JSON_ARRAY)
         return json_place_refuse_kind(err, &place, "", input, "a string or an array of items");
     struct json_cursor cursor = {0};
     struct item_reading reading = {.server = server};
     for (int32_t i = 0; json_text_next(input, &cursor, &reading.object); ++i) {
-        if (items->count == RESPONSE_MAX_ITEMS)
-            return fail_param(err, ERR_INVALID, "input", "the conversation has more than %d items",
-                              (int)RESPONSE_MAX_ITEMS);
         reading.place = json_place_of("input[%d]", (int)i);
-        if (!add_item(items, &reading, err)) return false;
+        if (!check_room(items, err) || !add_item(items, &reading, err)) return false;
     }
-    return true;
+    return check_bytes(items, err);
 }

@@ -143,10 +143,50 @@ static void test_items_are_told_as_they_are_kept(void **state) {
     response_items_finish(&again);
 }
 
+static bool read_input(struct response_items *items, const char *input, size_t length, struct error *err) {
+    struct json_text value;
+    assert_true(json_text_check(input, length, &value, err));
+    return response_items_read(items, value, &server, err);
+}
+
+/* References cost their sender nothing: what they stand for counts, as what an earlier response has. */
+static void test_a_conversation_is_bounded(void **state) {
+    (void)state;
+    enum { BYTES = RESPONSE_MAX_BYTES / 8 };
+    struct response_items items = {0};
+    struct string_builder input = {0};
+    struct error err;
+    string_builder_append_text(&input, "[{\"role\": \"user\", \"id\": \"long\", \"content\": \"");
+    for (int32_t i = 0; i < BYTES; ++i) string_builder_append_text(&input, "a");
+    string_builder_append_text(&input, "\"}");
+    for (int32_t i = 0; i < 6; ++i)
+        string_builder_append_text(&input, ", {\"type\": \"item_reference\", \"id\": \"long\"}");
+    string_builder_append_text(&input, "]");
+    assert_true(read_input(&items, input.data, input.length, &err));
+    response_items_finish(&items);
+    --input.length;
+    string_builder_append_text(&input, ", {\"type\": \"item_reference\", \"id\": \"long\"}]");
+    assert_false(read_input(&items, input.data, input.length, &err));
+    assert_int_equal(err.code, ERR_INVALID);
+    assert_non_null(strstr(err.message, "bytes"));
+    response_items_finish(&items);
+    string_builder_finish(&input);
+
+    static const char one[] = "[{\"role\": \"user\", \"content\": \"a\"}]";
+    assert_true(read_input(&items, one, sizeof one - 1, &err));
+    for (int32_t i = 1; i <= RESPONSE_MAX_ITEMS; ++i) assert_true(response_items_share(&items, items.items[0], &err));
+    assert_false(read_input(&items, one, sizeof one - 1, &err));
+    assert_non_null(strstr(err.message, "items"));
+    assert_false(read_input(&items, "\"a\"", 3, &err));
+    assert_int_equal(items.count, RESPONSE_MAX_ITEMS + 1);
+    response_items_finish(&items);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_items_are_told_as_they_are_kept),
+        cmocka_unit_test(test_a_conversation_is_bounded),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
