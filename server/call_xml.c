@@ -7,7 +7,8 @@
 enum {
     TYPE_STRING = 1 << JSON_STRING,
     TYPE_NULL = 1 << JSON_NULL,
-    MAX_DEPTH = 8, // anyOf and $ref within such
+    MAX_DEPTH = 8,     // anyOf and $ref within such
+    MAX_SCHEMAS = 256, // that are looked at for one value: with $ref a short schema can hold 100^4
 };
 
 static unsigned type_named(struct json_text name) {
@@ -43,10 +44,11 @@ static bool follow(struct json_text root, struct json_text ref, struct json_text
 }
 
 /* A set of enum json_kind, one bit each; 0: the schema, of those in root, does not say. */
-static unsigned kinds_of(struct json_text root, struct json_text schema, int depth) {
+static unsigned kinds_of(struct json_text root, struct json_text schema, int depth, int *n_left) {
     struct json_text value, element;
     unsigned kinds = 0;
-    if (json_text_kind(schema) != JSON_OBJECT || depth == MAX_DEPTH) return 0;
+    if (json_text_kind(schema) != JSON_OBJECT || depth == MAX_DEPTH || *n_left == 0) return 0;
+    --*n_left;
     if (json_text_find(schema, "type", &value)) {
         struct json_cursor cursor = {0};
         if (json_text_kind(value) != JSON_ARRAY) return type_named(value);
@@ -54,12 +56,12 @@ static unsigned kinds_of(struct json_text root, struct json_text schema, int dep
         return kinds;
     }
     if (json_text_find(schema, "$ref", &value))
-        return follow(root, value, &element) ? kinds_of(root, element, depth + 1) : 0;
+        return follow(root, value, &element) ? kinds_of(root, element, depth + 1, n_left) : 0;
     static const char *const alternatives[] = {"anyOf", "oneOf"};
     for (int i = 0; i < 2; ++i) {
         struct json_cursor cursor = {0};
         if (!json_text_find(schema, alternatives[i], &value) || json_text_kind(value) != JSON_ARRAY) continue;
-        while (json_text_next(value, &cursor, &element)) kinds |= kinds_of(root, element, depth + 1);
+        while (json_text_next(value, &cursor, &element)) kinds |= kinds_of(root, element, depth + 1, n_left);
     }
     return kinds;
 }
@@ -78,7 +80,8 @@ static unsigned kinds_of_parameter(const struct call_reader *reader) {
         if (!find_object(function, "parameters", &parameters) || !find_object(parameters, "properties", &properties) ||
             !json_text_find(properties, reader->key.data, &schema))
             return 0;
-        return kinds_of(parameters, schema, 0);
+        int n_left = MAX_SCHEMAS;
+        return kinds_of(parameters, schema, 0, &n_left);
     }
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static const char tool[] =
     "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": \"object\", \"properties\": {"
@@ -247,6 +248,25 @@ static void test_xml_values_follow_the_schema(void **state) {
     expect(&xml, "<function=g><parameter=count>3</parameter></function>", "|t:g|a:{\"count\": \"3\"}");
 }
 
+/* A schema that refers to itself a hundred times on each of its levels. */
+static void test_an_xml_value_is_read_in_short_time(void **state) {
+    (void)state;
+    struct string_builder schema = {0};
+    string_builder_append_text(&schema, "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": "
+                                        "{\"properties\": {\"x\": {\"$ref\": \"#/$defs/x\"}}, \"$defs\": {\"x\": "
+                                        "{\"anyOf\": [{\"type\": \"integer\"}");
+    for (int i = 0; i < 100; ++i) string_builder_append_text(&schema, ", {\"$ref\": \"#/$defs/x\"}");
+    string_builder_append_text(&schema, "]}}}}}");
+    const struct chat_text recursive = {schema.data, schema.length};
+    struct answer_form form = xml;
+    form.tools = &recursive;
+    form.n_tools = 1;
+    alarm(60); // 100^4 schemas take hours
+    expect(&form, "<function=f><parameter=x>3</parameter></function>", "|t:f|a:{\"x\": 3}");
+    alarm(0);
+    string_builder_finish(&schema);
+}
+
 /* Calls that decoding constrains: a text may hold whatever does not end it, to its last line break. */
 static void test_exact_xml_calls(void **state) {
     (void)state;
@@ -461,6 +481,7 @@ int main(void) {
         cmocka_unit_test(test_malformed_json_calls_are_content),
         cmocka_unit_test(test_xml_calls),
         cmocka_unit_test(test_xml_values_follow_the_schema),
+        cmocka_unit_test(test_an_xml_value_is_read_in_short_time),
         cmocka_unit_test(test_exact_xml_calls),
         cmocka_unit_test(test_malformed_xml_calls_are_content),
         cmocka_unit_test(test_one_call_is_the_end),
