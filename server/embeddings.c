@@ -1,5 +1,5 @@
 /* POST /v1/embeddings: each input is one request to the engine, which pools its states; the answer comes when all have
- * theirs. */
+ * theirs. Of many inputs some are with the engine at a time, so that its queue stays open to others. */
 #include "server/endpoints.h"
 
 #include "engine/engine.h"
@@ -15,13 +15,17 @@
 #include <string.h>
 #include <time.h>
 
+enum { MAX_SUBMITTED = 128 }; // of one request, that are with the engine
+
 struct embeddings {
     struct server *server;         // borrowed
     struct openai_request request; // owned
+    struct token_list *inputs;     // [request.n_prompts], owned, each until it is submitted
     struct stream *stream;         // owned reference
     char id[SERVER_ID_SIZE];
     struct error error; // the first failure
     int32_t n_unfinished;
+    int32_t n_submitted;                 // from the first on
     struct stream_delivery deliveries[]; // [request.n_prompts]
 };
 
@@ -55,7 +59,7 @@ static void respond(struct embeddings *embeddings, struct http_request *http) {
     openai_respond_json(http, &body);
 }
 
-/* --- the deferred request --- */
+/* --- what comes --- */
 
 static void take(struct embeddings *embeddings, int32_t index) {
     struct stream_delivery *delivery = &embeddings->deliveries[index];
@@ -68,23 +72,13 @@ static void take(struct embeddings *embeddings, int32_t index) {
     if (delivery->last.reason == FINISH_CANCELLED) fail(error, ERR_UNAVAILABLE, "the server is stopping");
 }
 
-static void advance(void *state, struct http_request *http) {
-    struct embeddings *embeddings = state;
-    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) take(embeddings, i);
-    if (http_closing(http) && embeddings->n_unfinished > 0 && embeddings->error.code == ERR_NONE)
-        fail(&embeddings->error, ERR_UNAVAILABLE, "the server is stopping");
-    if (embeddings->error.code != ERR_NONE) {
-        openai_respond_failure(embeddings->server, http, &embeddings->error);
-    } else if (embeddings->n_unfinished == 0) {
-        respond(embeddings, http);
-    }
-}
-
 static void destroy(struct embeddings *embeddings, const char *finish) {
     for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) {
         if (embeddings->stream != NULL) stream_cancel(embeddings->stream, i, embeddings->server->engine);
         free(embeddings->deliveries[i].pooled);
+        if (embeddings->inputs != NULL) token_list_finish(&embeddings->inputs[i]);
     }
+    free(embeddings->inputs);
     if (embeddings->stream != NULL) stream_detach(embeddings->stream, finish);
     openai_request_finish(&embeddings->request);
     free(embeddings);
@@ -99,9 +93,7 @@ static void finish(void *state, bool complete) {
     destroy(state, how);
 }
 
-static const struct http_deferred deferred = {.advance = advance, .finish = finish};
-
-/* --- the start --- */
+/* --- the inputs --- */
 
 /* Of a prompt that is too long its end is kept, as vLLM does, where the request says so. */
 static bool cut(struct server *server, const struct openai_embedding *how, int32_t index, struct token_list *ids,
@@ -147,38 +139,80 @@ static bool encode(const struct embeddings *embeddings, const struct openai_prom
     return end < 0 || embeddings->request.embedding.no_end || token_list_append(ids, &end, 1, err);
 }
 
+/* All are read before the first is computed. */
+static bool read_inputs(struct embeddings *embeddings, struct error *err) {
+    const struct openai_request *request = &embeddings->request;
+    embeddings->inputs = calloc((size_t)request->n_prompts, sizeof *embeddings->inputs);
+    if (embeddings->inputs == NULL) return fail(err, ERR_MEMORY, "no memory for %d inputs", (int)request->n_prompts);
+    for (int32_t i = 0; i < request->n_prompts; ++i) {
+        struct token_list *ids = &embeddings->inputs[i];
+        if (!encode(embeddings, &request->prompts[i], ids, err) ||
+            !cut(embeddings->server, &request->embedding, i, ids, err))
+            return false;
+    }
+    return true;
+}
+
 static bool submit(struct embeddings *embeddings, int32_t index, struct error *err) {
     struct server *server = embeddings->server;
     const struct openai_request *request = &embeddings->request;
-    const struct openai_prompt *prompt = &request->prompts[index];
+    struct token_list *ids = &embeddings->inputs[index];
     enum engine_pooling pooling = request->embedding.pooling;
-    struct token_list ids = {0};
-    bool ok = encode(embeddings, prompt, &ids, err) && cut(server, &request->embedding, index, &ids, err);
-    if (ok) {
-        struct engine_request of_engine = {.prompt = ids.ids,
-                                           .n_prompt = (int32_t)ids.count,
-                                           .priority = request->priority,
-                                           .pooling = pooling != POOLING_NONE ? pooling : server->pooling};
-        ok = stream_submit(embeddings->stream, index, server->engine, &of_engine, err);
-    }
-    token_list_finish(&ids);
-    return ok;
+    struct engine_request of_engine = {.prompt = ids->ids,
+                                       .n_prompt = (int32_t)ids->count,
+                                       .priority = request->priority,
+                                       .pooling = pooling != POOLING_NONE ? pooling : server->pooling};
+    if (!stream_submit(embeddings->stream, index, server->engine, &of_engine, err)) return false;
+    token_list_finish(ids);
+    return true;
 }
+
+/* As many as may be with the engine. Where its queue is full, the others come as those that it has finish; it has to
+ * have one. */
+static bool submit_more(struct embeddings *embeddings, struct error *err) {
+    int32_t n_finished = embeddings->request.n_prompts - embeddings->n_unfinished;
+    while (embeddings->n_submitted < embeddings->request.n_prompts &&
+           embeddings->n_submitted - n_finished < MAX_SUBMITTED) {
+        struct error why;
+        if (!submit(embeddings, embeddings->n_submitted, &why)) {
+            if (why.code == ERR_BUSY && embeddings->n_submitted > n_finished) return true;
+            *err = why;
+            return false;
+        }
+        ++embeddings->n_submitted;
+    }
+    return true;
+}
+
+/* --- the deferred request --- */
+
+static void advance(void *state, struct http_request *http) {
+    struct embeddings *embeddings = state;
+    for (int32_t i = 0; i < embeddings->n_submitted; ++i) take(embeddings, i);
+    if (http_closing(http) && embeddings->n_unfinished > 0 && embeddings->error.code == ERR_NONE)
+        fail(&embeddings->error, ERR_UNAVAILABLE, "the server is stopping");
+    if (embeddings->error.code == ERR_NONE) submit_more(embeddings, &embeddings->error);
+    if (embeddings->error.code != ERR_NONE) {
+        openai_respond_failure(embeddings->server, http, &embeddings->error);
+    } else if (embeddings->n_unfinished == 0) {
+        respond(embeddings, http);
+    }
+}
+
+static const struct http_deferred deferred = {.advance = advance, .finish = finish};
 
 /* Deferred last: until then no one but us can end it. */
 static bool start(struct embeddings *embeddings, struct http_request *http, struct error *err) {
     const struct stream_options options = {.wake = http_wake_user,
                                            .user = http,
+                                           .wake_on_token = embeddings->request.n_prompts > 1,
                                            .n_choices = embeddings->request.n_prompts,
                                            .id = embeddings->id,
                                            .endpoint = "/v1/embeddings",
                                            .log = embeddings->server->log};
     embeddings->stream = stream_create(&options, err);
-    if (embeddings->stream == NULL) return false;
-    for (int32_t i = 0; i < embeddings->request.n_prompts; ++i) {
-        if (!submit(embeddings, i, err)) return false;
-    }
-    return http_defer(http, &deferred, embeddings, err);
+    return embeddings->stream != NULL && read_inputs(embeddings, err) && submit_more(embeddings, err) &&
+           http_defer(http, &deferred, embeddings, err);
 }
 
 void embeddings_post(struct server *server, struct http_request *http) {

@@ -5,14 +5,16 @@
 
 static struct openai_prompt *add_prompt(const struct field *field, struct reading *reading, struct error *err) {
     struct openai_request *request = reading->request;
-    if (request->prompts == NULL) request->prompts = calloc(OPENAI_MAX_PROMPTS, sizeof *request->prompts);
+    bool is_embeddings = reading->source->endpoint == OPENAI_EMBEDDINGS;
+    int32_t limit = is_embeddings ? OPENAI_MAX_INPUTS : OPENAI_MAX_PROMPTS;
+    if (request->prompts == NULL) request->prompts = calloc((size_t)limit, sizeof *request->prompts);
     if (request->prompts == NULL) {
         field_no_memory(err);
         return NULL;
     }
-    if (request->n_prompts == OPENAI_MAX_PROMPTS) {
+    if (request->n_prompts == limit) {
         fail_param(err, ERR_INVALID, field->name, "%s has more than the %d entries that one request may have",
-                   field->name, (int)OPENAI_MAX_PROMPTS);
+                   field->name, (int)limit);
         return NULL;
     }
     return &request->prompts[request->n_prompts++];

@@ -374,7 +374,7 @@ bool openai_request_read(const struct openai_source *source, struct openai_reque
         const char *name = source->endpoint == OPENAI_EMBEDDINGS ? "input" : "prompt";
         return fail_param(err, ERR_INVALID, name, "%s is missing; it must be " PROMPT_ALLOWED, name);
     }
-    if (request->n_prompts > OPENAI_MAX_PROMPTS / request->n_choices) {
+    if (source->endpoint != OPENAI_EMBEDDINGS && request->n_prompts > OPENAI_MAX_PROMPTS / request->n_choices) {
         return fail_param(err, ERR_INVALID, "n", "%d prompts with n %d make more than the %d choices of one request",
                           (int)request->n_prompts, (int)request->n_choices, (int)OPENAI_MAX_PROMPTS);
     }

@@ -21,7 +21,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { OPENAI_MAX_PROMPTS = 128 };
+enum {
+    OPENAI_MAX_PROMPTS = 128, // and choices
+    OPENAI_MAX_INPUTS = 2048, // of embeddings
+};
 
 /* How an embedding is to be made and written. */
 struct openai_embedding {

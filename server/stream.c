@@ -166,7 +166,7 @@ bool stream_submit(struct stream *stream, int32_t index, struct engine *engine, 
     mailbox->scored = request->n_scores > 0 || request->n_prompt_scores > 0;
     if (request->pooling != POOLING_NONE) {
         mailbox->n_pooled = engine_info(engine)->model.shape.hidden;
-        mailbox->pooled = calloc((size_t)mailbox->n_pooled, sizeof *mailbox->pooled);
+        if (mailbox->pooled == NULL) mailbox->pooled = calloc((size_t)mailbox->n_pooled, sizeof *mailbox->pooled);
         if (mailbox->pooled == NULL) return fail(err, ERR_MEMORY, "no memory for %d numbers", (int)mailbox->n_pooled);
     }
     pthread_mutex_lock(&stream->lock);

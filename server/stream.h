@@ -42,7 +42,8 @@ struct stream_options {
 
 struct stream *stream_create(const struct stream_options *options, struct error *err);
 
-/* Submits one choice, index in [0, n_choices), once for each. The listener of request is set here. */
+/* Submits one choice, index in [0, n_choices), once for each; again where it was refused. The listener of request is
+ * set here. */
 bool stream_submit(struct stream *stream, int32_t index, struct engine *engine, struct engine_request *request,
                    struct error *err);
 

@@ -134,7 +134,7 @@ class Embeddings(ServerTest):
                 ({"input": ["a", [1]]}, "input", "must be a string"),
                 ({"input": [4096]}, "input", "from 0 to 4095"),
                 ({"input": [-1]}, "input", "from 0 to 4095"),
-                ({"input": ["a"] * 129}, "input", "more than the 128"),
+                ({"input": ["a"] * 2049}, "input", "more than the 2048"),
                 ({"input": [1] * 100000}, "input", "truncate_prompt_tokens"),
                 ({"dimensions": 0}, "dimensions", "from 1"),
                 ({"dimensions": HIDDEN + 1}, "dimensions", "1 to 256"),
@@ -210,11 +210,25 @@ class WithoutHead(unittest.TestCase):
 class Queue(ServerTest):
     arguments = ("--max-seqs", "1", "--max-queue", "1", "--max-batch-tokens", "16")
 
-    def test_all_inputs_are_taken_or_none(self):
-        status, answer = self.server.post("/v1/embeddings", {"input": ["a", "b", "c"]})
-        self.assertEqual((status, answer["error"]["code"]), (429, "rate_limit_exceeded"))
+    def test_more_inputs_than_the_queue_holds(self):
+        texts = [str(i) for i in range(20 if SANITIZED else 200)]
+        status, answer = self.server.post("/v1/embeddings", {"input": texts})
+        self.assertEqual((status, [entry["index"] for entry in answer["data"]]), (200, list(range(len(texts)))))
+        for i in (0, 7, len(texts) - 1) if EXACT else ():
+            alone = self.server.post("/v1/embeddings", {"input": texts[i]})[1]["data"][0]["embedding"]
+            self.assertEqual(answer["data"][i]["embedding"], alone)
+        status, answer = self.server.post("/v1/embeddings", {"input": ["a", "b", "c", ""]})
+        self.assertEqual((status, answer["error"]["param"]), (400, "input"))
         self.server.wait_for_live(lambda running, waiting, usage: (running, waiting, usage) == (0, 0, 0))
-        self.assertEqual(self.server.post("/v1/embeddings", {"input": ["a", "b"]})[0], 200)
+
+    def test_a_queue_that_others_fill(self):
+        long = {"input": [[300 + i % 90 for i in range(4000)]] * 2, "pooling": "mean"}
+        with contextlib.closing(self.server.socket()) as client:
+            client.sendall(post_bytes("/v1/embeddings", long))
+            self.server.wait_for_live(lambda running, waiting, usage: running == 1 and waiting == 1)
+            status, answer = self.server.post("/v1/embeddings", {"input": ["a", "b"]})
+            self.assertEqual((status, answer["error"]["code"]), (429, "rate_limit_exceeded"))
+        self.server.wait_for_live(lambda running, waiting, usage: (running, waiting, usage) == (0, 0, 0))
 
     def test_a_client_that_leaves(self):
         long = {"input": [[300 + i % 90 for i in range(1000)]] * 2, "pooling": "mean"}
