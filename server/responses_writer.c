@@ -16,6 +16,7 @@ struct state {
     int32_t n_input;
     struct string_builder echo; // what the object repeats of the request
     bool stores;
+    bool is_background;
     struct string_builder output;   // items that are complete, as JSON
     struct string_builder logprobs; // of the content at hand
     int32_t n_output;
@@ -29,6 +30,7 @@ void *responses_writer_state(struct responses_request *request) {
     state->n_input = request->items.count;
     state->echo = request->echo;
     state->stores = request->stores;
+    state->is_background = request->is_background;
     *request = (struct responses_request){0};
     return state;
 }
@@ -178,18 +180,16 @@ static struct answer_part empty_message(struct generation *generation) {
 
 /* --- the store --- */
 
-/* Under way it shares the conversation, at its end it takes it. body is taken. */
-static bool put(struct generation *generation, struct string_builder *body, bool is_under_way, struct error *err) {
-    struct state *state = generation->state;
+/* With the first n_items of the conversation. body is taken. */
+static bool put(struct generation *generation, struct string_builder *body, int32_t n_items, bool is_under_way,
+                struct error *err) {
+    const struct state *state = generation->state;
     struct response_items shared = {0};
-    struct stored_response response = {.id = generation->id,
-                                       .body = body,
-                                       .items = is_under_way ? &shared : &state->items,
-                                       .n_input = state->n_input,
-                                       .is_under_way = is_under_way};
-    if (string_builder_check(body, "a response", err) &&
-        (!is_under_way || response_items_append(&shared, &state->items, err)))
-        return response_store_put(generation->server->responses, &response, err);
+    const struct stored_response response = {
+        .id = generation->id, .body = body, .items = &shared, .n_input = state->n_input, .is_under_way = is_under_way};
+    bool ok = string_builder_check(body, "a response", err);
+    for (int32_t i = 0; ok && i < n_items; ++i) ok = response_items_share(&shared, state->items.items[i], err);
+    if (ok) return response_store_put(generation->server->responses, &response, err);
     string_builder_finish(body);
     response_items_finish(&shared);
     return false;
@@ -197,20 +197,32 @@ static bool put(struct generation *generation, struct string_builder *body, bool
 
 bool responses_writer_store(struct generation *generation, const char *status, const struct openai_error *error,
                             struct error *err) {
+    const struct state *state = generation->state;
     struct string_builder body = {0};
     write_object(generation, status, error, &body);
-    return put(generation, &body, strcmp(status, "queued") == 0 || strcmp(status, "in_progress") == 0, err);
+    bool is_under_way = strcmp(status, "queued") == 0 || strcmp(status, "in_progress") == 0;
+    return put(generation, &body, state->n_input, is_under_way, err);
+}
+
+/* Whoever waits for a response is to learn why there is none. */
+static bool store_failure(struct generation *generation, const struct error *why, struct error *err) {
+    struct state *state = generation->state;
+    const struct openai_error error = openai_error_from(why);
+    state->output.length = 0;
+    return responses_writer_store(generation, "failed", &error, err);
 }
 
 /* At its end. */
 static void store(struct generation *generation, const struct string_builder *body) {
     const struct state *state = generation->state;
     struct string_builder copy = {0};
-    struct error err;
+    struct error why, err;
     if (!state->stores) return;
     append(&copy, body);
-    if (!put(generation, &copy, false, &err))
-        log_message(generation->server->log, LOG_WARN, "%s is not stored: %s", generation->id, err.message);
+    if (put(generation, &copy, state->items.count, false, &why)) return;
+    log_message(generation->server->log, LOG_WARN, "%s is not stored: %s", generation->id, why.message);
+    if (state->is_background && !store_failure(generation, &why, &err))
+        log_message(generation->server->log, LOG_WARN, "%s is lost: %s", generation->id, err.message);
 }
 
 /* --- one body --- */

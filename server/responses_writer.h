@@ -7,8 +7,8 @@
 
 extern const struct generation_writer responses_writer;
 
-/* Stores the response as it is now; status "queued" or "in_progress": it is under way, otherwise this is its end.
- * error NULL: none. */
+/* Stores the response as it is before its answer is complete; status "queued" or "in_progress": it is under way,
+ * otherwise this is its end. error NULL: none. */
 bool responses_writer_store(struct generation *generation, const char *status, const struct openai_error *error,
                             struct error *err);
 

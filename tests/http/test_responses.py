@@ -442,6 +442,23 @@ class Background(ServerTest):
             list(pool.map(work, range(6)))
         self.wait_until_idle()
 
+    def test_one_that_the_store_cannot_hold_has_failed(self):
+        server = Server("--response-store-bytes", "65536")
+        try:
+            logprobs = {"include": ["message.output_text.logprobs"], "top_logprobs": 20}
+            _, response = server.post("/v1/responses", {**self.endless, **logprobs, "max_output_tokens": 100,
+                                                        "enable_thinking": False})
+            for _ in range(1000 * PATIENCE):
+                response = server.get(f"/v1/responses/{response['id']}")[1]
+                if response["status"] not in ("queued", "in_progress"):
+                    break
+                time.sleep(0.01)
+            self.assertEqual((response["status"], response["output"]), ("failed", []))
+            self.assertIn("--response-store-bytes", response["error"]["message"])
+            self.assertEqual(len(server.get(f"/v1/responses/{response['id']}/input_items")[1]["data"]), 1)
+        finally:
+            self.assertEqual(server.stop(), 0)
+
     def test_a_server_that_stops_ends_them(self):
         server = Server("--shutdown-timeout-s", "0")
         self.assertEqual(server.post("/v1/responses", self.endless)[0], 200)
