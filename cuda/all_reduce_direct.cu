@@ -34,10 +34,11 @@ __device__ static inline uint64_t now_ns() {
     return now;
 }
 
-/* Returns too when the host has given the ranks up: nobody reads the result then. */
+/* The other GPU may be a turn ahead of this look: it only needs our flag to go on. Returns too when the host has given
+ * the ranks up: nobody reads the result then. */
 __device__ static void wait_for_flag(const uint32_t *flag, uint32_t turn, const volatile int *broken) {
     uint64_t start = 0;
-    for (uint32_t spins = 1; read_flag(flag) != turn; ++spins) {
+    for (uint32_t spins = 1; (int32_t)(read_flag(flag) - turn) < 0; ++spins) {
         if (spins % 4096 != 0) continue;
         if (*broken) return;
         uint64_t now = now_ns();
