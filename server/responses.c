@@ -163,28 +163,34 @@ static bool read_page(const struct http_request *http, struct page *page, struct
            fail_param(err, ERR_INVALID, "order", "order must be asc or desc, not %.32s", order);
 }
 
-static void write_page(const struct response_items *items, const struct page *page, struct string_builder *out) {
-    const char *first = NULL, *last = NULL;
-    bool is_waiting = page->after != NULL, has_more = false;
-    int32_t n_written = 0;
-    string_builder_append_text(out, "{\"object\":\"list\",\"data\":[");
+static const struct response_item *item_at(const struct response_items *items, const struct page *page, int32_t i) {
+    return items->items[page->is_descending ? items->count - 1 - i : i];
+}
+
+/* Behind the last item of that id: a conversation may have one twice, and pages must come to an end. */
+static int32_t begin_of(const struct response_items *items, const struct page *page) {
+    if (page->after == NULL) return 0;
+    int32_t begin = items->count;
     for (int32_t i = 0; i < items->count; ++i) {
-        const struct response_item *item = items->items[page->is_descending ? items->count - 1 - i : i];
-        has_more = !is_waiting && n_written == page->limit;
-        if (has_more) break;
-        if (!is_waiting) {
-            if (n_written++ > 0) string_builder_append_text(out, ",");
-            string_builder_append(out, item->json, item->length);
-            last = item->id;
-            if (first == NULL) first = item->id;
-        }
-        is_waiting = is_waiting && strcmp(item->id, page->after) != 0;
+        if (strcmp(item_at(items, page, i)->id, page->after) == 0) begin = i + 1;
+    }
+    return begin;
+}
+
+static void write_page(const struct response_items *items, const struct page *page, struct string_builder *out) {
+    int32_t begin = begin_of(items, page), n_left = items->count - begin;
+    int32_t n = n_left < page->limit ? n_left : page->limit;
+    string_builder_append_text(out, "{\"object\":\"list\",\"data\":[");
+    for (int32_t i = begin; i < begin + n; ++i) {
+        const struct response_item *item = item_at(items, page, i);
+        if (i > begin) string_builder_append_text(out, ",");
+        string_builder_append(out, item->json, item->length);
     }
     string_builder_append_text(out, "],\"first_id\":");
-    json_write_text(out, first != NULL ? first : "");
+    json_write_text(out, n > 0 ? item_at(items, page, begin)->id : "");
     string_builder_append_text(out, ",\"last_id\":");
-    json_write_text(out, last != NULL ? last : "");
-    json_write_format(out, ",\"has_more\":%s}", has_more ? "true" : "false");
+    json_write_text(out, n > 0 ? item_at(items, page, begin + n - 1)->id : "");
+    json_write_format(out, ",\"has_more\":%s}", n_left > n ? "true" : "false");
 }
 
 void response_input_items_get(struct server *server, struct http_request *http) {

@@ -343,7 +343,18 @@ class Stored(ServerTest):
         _, page = self.server.get(path + f"?limit=3&after={page['last_id']}")
         self.assertEqual((page["data"], page["has_more"]), (everything["data"][:1], False))
         self.assertEqual(self.server.get(path + "?limit=0")[0], 400)
+        _, page = self.server.get(path + "?after=msg_none")
+        self.assertEqual((page["data"], page["last_id"], page["has_more"]), ([], "", False))
         self.assertEqual(self.server.get(path + "?order=up")[0], 400)
+
+    def test_pages_end_where_an_item_comes_twice(self):
+        again = self.create([{"role": "user", "content": "a", "id": "msg_a"}, {"type": "item_reference", "id": "msg_a"},
+                             {"role": "user", "content": "b", "id": "msg_b"}], max_output_tokens=1)
+        path = f"/v1/responses/{again['id']}/input_items?order=asc&limit=1"
+        _, page = self.server.get(path)
+        self.assertEqual((page["last_id"], page["has_more"]), ("msg_a", True))
+        _, page = self.server.get(path + "&after=msg_a")
+        self.assertEqual((page["last_id"], page["has_more"]), ("msg_b", False))
 
     def test_the_least_recently_used_leaves(self):
         ids = [self.create("Hello!", max_output_tokens=1)["id"] for _ in range(8)]
