@@ -382,3 +382,4 @@ class Sdk(unittest.TestCase):
             with self.assertRaises(anthropic.RateLimitError) as caught:
                 self.create()
             self.assertEqual(caught.exception.body["error"]["type"], "rate_limit_error")
+        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
