@@ -144,7 +144,8 @@ static void echo_tools(struct string_builder *out, struct json_text body) {
     struct json_text tools, tool;
     struct json_cursor cursor = {0};
     string_builder_append_text(out, ",\"tools\":[");
-    for (int i = 0; find_given(body, "tools", &tools) && json_text_next(tools, &cursor, &tool); ++i) {
+    bool has_tools = find_given(body, "tools", &tools);
+    for (int i = 0; has_tools && json_text_next(tools, &cursor, &tool); ++i) {
         string_builder_append_text(out, i > 0 ? ",{\"type\":\"function\"" : "{\"type\":\"function\"");
         echo(out, tool, "name", "null");
         echo(out, tool, "description", "null");

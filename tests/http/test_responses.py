@@ -233,6 +233,13 @@ class Refused(ServerTest):
                 self.assertIn(words, answer["error"]["message"])
                 self.assertEqual(answer["error"]["type"], "invalid_request_error")
 
+    def test_many_tools_take_no_long_time(self):
+        begun = time.monotonic()
+        tools = [{"type": "function", "name": f"tool{i}", "parameters": {"type": "object"}} for i in range(20000)]
+        status, answer = self.server.post("/v1/responses", {"input": "Hello!", "tools": tools})
+        self.assertEqual((status, answer["error"]["code"]), (400, "context_length_exceeded"))
+        self.assertLess(time.monotonic() - begun, 10 * PATIENCE)  # 0.2 s
+
     def test_odd_values(self):
         """At each place of two bodies that hold all there is: an answer, and one that is described."""
         message = {"type": "message", "id": "msg_a", "role": "user", "content": [{"type": "input_text", "text": "a"}]}
