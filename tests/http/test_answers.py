@@ -397,7 +397,8 @@ class GuaranteedCalls(Answers):
         for fields in ({"tools": [strict]}, {"tools": [strict], "tool_choice": "required"}):
             self.refused(fields, "tools", 'The parameters of f: The schema keyword "not" is not')
         self.refused({"tools": [strict], "guided_regex": "a"}, "tools", "strict is not supported together with guided_regex")
-        self.refused({**required, "tools": [function("f", parameters="{}")]}, "tools", "must be an object")
+        self.refused({**required, "tools": [function("f", parameters="{}")]}, "tools[0].function.parameters",
+                     "must be a JSON schema that is an object")
         for fields in ({"tools": [strict], "tool_choice": "none"}, {"tools": [function("f", parameters={"not": {}})]}):
             self.ask([user("Hello!")], max_tokens=1, **fields)
 
