@@ -1,9 +1,10 @@
-"""The official openai SDK against the server: chat, stream, completions, models, errors."""
+"""The official openai SDK against the server: chat, stream, completions, embeddings, models, errors, patience."""
 import json
+import threading
 import typing
 import unittest
 
-from harness import Server
+from harness import PATIENCE, Server
 
 try:
     import openai
@@ -13,6 +14,7 @@ except ImportError:
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "Get the current weather for a city.", "parameters": {
         "type": "object", "properties": {"city": {"type": "string", "description": "The city name"}}, "required": ["city"]}}}
+ENDLESS = {"max_tokens": 2000, "extra_body": {"ignore_eos": True}}
 
 
 @unittest.skipIf(openai is None, "the openai SDK is not installed")
@@ -30,6 +32,9 @@ class Sdk(unittest.TestCase):
     def chat(self, content, **fields):
         return self.client.chat.completions.create(
             model="demo", messages=[{"role": "user", "content": content}], temperature=0, **fields)
+
+    def wait_until_idle(self):
+        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
 
     def test_parse_with_a_pydantic_model(self):
         import pydantic
@@ -68,9 +73,9 @@ class Sdk(unittest.TestCase):
         self.assertGreater(chunks[-1].usage.completion_tokens, 3)
 
     def test_a_stream_can_be_left(self):
-        with self.chat("Tell me a story.", stream=True, max_tokens=2000, extra_body={"ignore_eos": True}) as stream:
+        with self.chat("Tell me a story.", stream=True, **ENDLESS) as stream:
             next(iter(stream))
-        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
+        self.wait_until_idle()
 
     def test_completions(self):
         answer = self.client.completions.create(model="demo", prompt="Once upon a time", max_tokens=5, temperature=0,
@@ -157,10 +162,28 @@ class Sdk(unittest.TestCase):
         with self.assertRaises(openai.NotFoundError) as caught:
             self.client.models.retrieve("gpt-9")
         self.assertEqual(caught.exception.code, "model_not_found")
-        with self.chat("Tell me a story.", stream=True, max_tokens=2000, extra_body={"ignore_eos": True}):
+        with self.chat("Tell me a story.", stream=True, **ENDLESS):
             with self.assertRaises(openai.RateLimitError):
                 self.chat("Hello!")
-        self.server.wait_for_live(lambda running, waiting, usage: (running, usage) == (0, 0))
+        self.wait_until_idle()
+
+    def test_a_busy_server_is_asked_again(self):
+        """The SDK waits as long as Retry-After says; the seat is free by then."""
+        with self.chat("Tell me a story.", stream=True, **ENDLESS) as stream:
+            next(iter(stream))
+            leaving = threading.Timer(0.5 * PATIENCE, stream.close)
+            leaving.start()
+            patient = self.client.with_options(max_retries=10)
+            answer = patient.chat.completions.with_raw_response.create(
+                model="demo", messages=[{"role": "user", "content": "What is 17 + 25?"}], temperature=0)
+            leaving.join()
+        self.assertGreater(answer.retries_taken, 0)
+        self.assertTrue(answer.parse().choices[0].message.content.endswith("42"))
+
+    def test_a_client_that_waits_no_longer(self):
+        with self.assertRaises(openai.APITimeoutError):
+            self.chat("Tell me a story.", timeout=0.1, **ENDLESS)
+        self.wait_until_idle()
 
 
 @unittest.skipIf(openai is None, "the openai SDK is not installed")
