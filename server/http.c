@@ -23,7 +23,7 @@ enum {
     MAX_DISCARDED_BYTES = 64 << 20, // of a body that is too large, so that its sender gets to read why
 };
 
-static const char REQUEST_ID[] = "X-Request-Id";
+static const char REQUEST_ID[] = "X-Request-Id", ANTHROPIC_ID[] = "request-id"; // the same, where its SDK looks
 
 struct http {
     struct http_options options;
@@ -197,14 +197,18 @@ static void add_origin(const struct http_request *request, struct MHD_Response *
         MHD_add_response_header(made, MHD_HTTP_HEADER_VARY, MHD_HTTP_HEADER_ORIGIN);
     if (allowed == NULL) return;
     MHD_add_response_header(made, MHD_HTTP_HEADER_ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    MHD_add_response_header(made, MHD_HTTP_HEADER_ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Retry-After");
+    MHD_add_response_header(made, MHD_HTTP_HEADER_ACCESS_CONTROL_EXPOSE_HEADERS,
+                            "X-Request-Id, request-id, Retry-After");
 }
 
 static void set_response(struct http_request *request, const struct http_response *response,
                          struct MHD_Response *made) {
     assert(request->response == NULL);
     if (made == NULL) return; // out of memory: the connection is closed without an answer
-    if (request->id[0] != '\0') MHD_add_response_header(made, REQUEST_ID, request->id);
+    if (request->id[0] != '\0') {
+        MHD_add_response_header(made, REQUEST_ID, request->id);
+        MHD_add_response_header(made, ANTHROPIC_ID, request->id);
+    }
     add_origin(request, made);
     if (response->content_type != NULL)
         MHD_add_response_header(made, MHD_HTTP_HEADER_CONTENT_TYPE, response->content_type);

@@ -299,6 +299,7 @@ class Sdk(unittest.TestCase):
         self.assertEqual(message.content[0].thinking, "This is a simple message.")
         self.assertEqual(message.content[1].text, "Hello! How can I help you today?")
         self.assertEqual(message.stop_reason, "end_turn")
+        self.assertRegex(message._request_id, "^[0-9a-f]{32}$")
         again = self.create([{"role": "user", "content": "Hello!"}, message.to_param(), {"role": "user", "content": "Hello!"}])
         self.assertEqual(again.content[0].type, "text")
 
