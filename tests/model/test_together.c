@@ -1,6 +1,6 @@
 /* Alone equals together: a sequence's tokens do not depend on who shares its batch, on chunks, on preemption, on the
  * prefix cache, on the engine planning a step ahead, or on recorded steps. Bit-identical logits on the CPU; on CUDA
- * equal tokens, and the difference of logits is printed. */
+ * equal tokens unless two scores are nearly equal (NEAR_SCORES), and the difference of logits is printed. */
 #include "tests/test.h"
 
 #include "engine/backend.h"
