@@ -70,6 +70,7 @@ class InBrowser(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.server = Server()
+        cls.addClassCleanup(cls.server.stop)  # also where the browser does not start
         cls.reader = browser.Reader(PATH, DRIVER)
         cls.origins = {origin(cls.server.url)}
 
